@@ -1,0 +1,332 @@
+"""Settings: read once from the environment into one frozen Struct, every mistake told at once.
+
+An empty variable counts as not set. A secret may be in a file instead: NAME_FILE holds its path.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta, Struct
+
+from drawdown import setting_values
+from drawdown.setting_values import Address, RateLimit, SignupGrant, mask_database_url
+
+PREFIX: Final = "DRAWDOWN_"
+LIFETIME_SECONDS_MAX: Final = 604_800
+
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "DRAWDOWN_TEST_DATABASE_URL": "PostgreSQL for the tests, instead of the embedded one. Read by "
+    "the tests only.",
+}
+"""Known names that the service itself does not read, with their doc lines."""
+
+Source = Literal["default", "environment", "file"]
+
+
+class SettingsError(Exception):
+    """The environment is wrong. `errors` has one line for each mistake, without secret values."""
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__("; ".join(errors))
+        self.errors = errors
+
+
+class About(Struct, frozen=True):
+    """What a setting means to people, and how its text is read if msgspec alone can not."""
+
+    doc: str
+    unit: str
+    bounds: str = ""
+    read: Callable[[str], object] | None = None
+    is_secret: bool = False
+
+
+def _about(
+    doc: str,
+    unit: str,
+    *,
+    ge: int | None = None,
+    le: int | None = None,
+    bounds: str = "",
+    read: Callable[[str], object] | None = None,
+    is_secret: bool = False,
+) -> Meta:
+    """The annotation of a setting; its bounds are told to people and to msgspec from one place."""
+    if ge is not None and le is not None:
+        bounds = f"{ge} to {le}"
+    return Meta(ge=ge, le=le, extra={"about": About(doc, unit, bounds, read, is_secret)})
+
+
+def _environment_name(field: str) -> str:
+    return "DATABASE_URL" if field == "database_url" else PREFIX + field.upper()
+
+
+class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
+    """All settings of the service. A field's encoded name is the name of its variable."""
+
+    database_url: Annotated[
+        str | None,
+        _about(
+            "PostgreSQL as the service's role. Not set: `up` runs the embedded one.",
+            "URL",
+            bounds="`postgresql://user:password@host:5432/name`",
+            read=setting_values.read_database_url,
+            is_secret=True,
+        ),
+    ] = None
+    owner_database_url: Annotated[
+        str | None,
+        _about(
+            "PostgreSQL as the owner of the schema, for migrations. Not set: `DATABASE_URL`.",
+            "URL",
+            bounds="`postgresql://user:password@host:5432/name`",
+            read=setting_values.read_database_url,
+            is_secret=True,
+        ),
+    ] = None
+    db_pool_max: Annotated[
+        int, _about("Most connections of one process.", "connections", ge=2, le=100)
+    ] = 10
+    create_customers: Annotated[
+        bool,
+        _about(
+            "Reserve, consume, grant and events create an unknown customer.",
+            "switch",
+            bounds="true or false",
+        ),
+    ] = False
+    signup_grant: Annotated[
+        SignupGrant | None,
+        _about(
+            "Promotional credits given once to each new customer.",
+            "JSON",
+            bounds='`{"amount": "100", "expires_in": seconds, "priority": 0 to 100}`, '
+            "the last two may be left out",
+            read=setting_values.read_signup_grant,
+        ),
+    ] = None
+    hold_lifetime_max: Annotated[
+        int,
+        _about(
+            "Longest life of a hold, extensions included.",
+            "seconds",
+            ge=1,
+            le=LIFETIME_SECONDS_MAX,
+        ),
+    ] = LIFETIME_SECONDS_MAX
+    queue_max: Annotated[
+        int,
+        _about(
+            "Most requests waiting for the books in one process; beyond it 503 `queue_full`.",
+            "requests",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 10_000
+    # Its bound and that of the drain add up to less than the 30 s in which a process must stop.
+    queue_seconds_max: Annotated[
+        int,
+        _about(
+            "Longest wait of one request for the books; beyond it 503 `queue_full`.",
+            "seconds",
+            ge=1,
+            le=8,
+        ),
+    ] = 5
+    drain_seconds: Annotated[
+        int,
+        _about("How long a stopping process goes on accepting requests.", "seconds", ge=0, le=20),
+    ] = 5
+    rate_limit: Annotated[
+        RateLimit | None,
+        _about(
+            "Most requests in a window, per key and process; beyond it 429.",
+            "requests/seconds",
+            bounds="such as `100/60`; `off`: no limit",
+            read=setting_values.read_rate_limit,
+        ),
+    ] = None
+    cors_origins: Annotated[
+        tuple[str, ...],
+        _about(
+            "Origins whose pages may read the API (GET only).",
+            "origins",
+            bounds="comma separated, such as `https://app.example.com`",
+            read=setting_values.read_origins,
+        ),
+    ] = ()
+    metrics_bind: Annotated[
+        Address | None,
+        _about(
+            "Where `/metrics` is served alone. Not set: on the main port.",
+            "host:port",
+            bounds="such as `127.0.0.1:9102`",
+            read=setting_values.read_address,
+        ),
+    ] = None
+    embedded_user: Annotated[
+        str | None,
+        _about(
+            "System user that runs the embedded PostgreSQL when drawdown is root. "
+            "Not set: `postgres`, `drawdown` or `nobody`.",
+            "user name",
+            bounds="a user of this system",
+        ),
+    ] = None
+    books_time_zone: Annotated[
+        ZoneInfo,
+        _about(
+            "Time zone of the accounting day.",
+            "IANA name",
+            bounds="such as `Europe/Berlin`",
+            read=setting_values.read_time_zone,
+        ),
+    ] = ZoneInfo("UTC")
+    api_key: Annotated[
+        str | None,
+        _about(
+            "API key that `drawdown replay` sends.",
+            "key",
+            bounds="as `drawdown keys create` printed it",
+            is_secret=True,
+        ),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _about("Least severity that is logged.", "level", bounds="debug, info, warning or error"),
+    ] = "info"
+
+
+class Setting(Struct, frozen=True):
+    """One setting as the program knows it. `type` is the annotated type of its field."""
+
+    field: str
+    name: str
+    type: Any
+    default: object
+    about: About
+
+
+class Effective(Struct, frozen=True):
+    """A setting in force: its value as text, secrets masked (None = not set), and its source."""
+
+    name: str
+    value: str | None
+    source: Source
+
+
+def _settings_of(struct: type[Struct]) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(
+            field=field.name,
+            name=field.encode_name,
+            type=field.type,
+            default=field.default,
+            about=field.type.__metadata__[0].extra["about"],
+        )
+        for field in msgspec.structs.fields(struct)
+    )
+
+
+SETTINGS: Final = _settings_of(Settings)
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read every setting. Raises SettingsError with all that is wrong, unknown names included."""
+    errors = _unknown_names(environ)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        try:
+            text = _text_of(setting, environ)
+            if text:
+                values[setting.field] = _read(setting, text)
+        except (ValueError, OSError, msgspec.MsgspecError) as exc:
+            errors.append(f"{setting.name}: {_words(exc)}")
+    if errors:
+        raise SettingsError(errors)
+    return Settings(**values)
+
+
+def describe(settings: Settings, environ: Mapping[str, str]) -> list[Effective]:
+    """What is in force and where each value came from, given the environment it was read from."""
+    return [
+        Effective(
+            name=setting.name,
+            value=show(setting, getattr(settings, setting.field)),
+            source=_source_of(setting, environ),
+        )
+        for setting in SETTINGS
+    ]
+
+
+def show(setting: Setting, value: object) -> str | None:
+    """A value as it would be written in the environment, secrets masked; None = not set."""
+    if value is None or value == ():
+        return None
+    if setting.about.is_secret:
+        return mask_database_url(value) if setting.about.read and isinstance(value, str) else "***"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
+    return str(value)
+
+
+def _source_of(setting: Setting, environ: Mapping[str, str]) -> Source:
+    if environ.get(setting.name):
+        return "environment"
+    if setting.about.is_secret and environ.get(f"{setting.name}_FILE"):
+        return "file"
+    return "default"
+
+
+def _text_of(setting: Setting, environ: Mapping[str, str]) -> str:
+    text = environ.get(setting.name, "")
+    if not setting.about.is_secret or not (path := environ.get(f"{setting.name}_FILE")):
+        return text
+    if text:
+        raise ValueError(f"is set twice, by its name and by {setting.name}_FILE")
+    text = Path(path).read_text().strip()
+    if not text:
+        raise ValueError(f"the file {path} is empty")
+    return text
+
+
+def _read(setting: Setting, text: str) -> object:
+    about = setting.about
+    if about.read is not None:
+        return about.read(text)
+    try:
+        value = msgspec.convert(text, setting.type, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ValueError(f"must be {about.bounds}, not {text!r}") from exc
+    # msgspec takes "1e3" and "5.0" for whole numbers too.
+    if type(value) is int and str(value) != text:
+        raise ValueError(f"must be {about.bounds} in plain digits, not {text!r}")
+    return value
+
+
+def _words(exc: Exception) -> str:
+    if isinstance(exc, UnicodeDecodeError):
+        return "the file is not UTF-8 text"
+    if isinstance(exc, OSError):
+        return f"can't read {exc.filename}: {exc.strerror}"
+    return str(exc)
+
+
+def _unknown_names(environ: Mapping[str, str]) -> list[str]:
+    secrets = {f"{setting.name}_FILE" for setting in SETTINGS if setting.about.is_secret}
+    known = {setting.name for setting in SETTINGS} | secrets | OTHER_NAMES.keys()
+    # Compared without the prefix, which all have in common and some wrongly add.
+    bare = {name.removeprefix(PREFIX): name for name in sorted(known)}
+    errors: list[str] = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+            hint = f"did you mean {bare[close[0]]}?" if close else "see `drawdown config`"
+            errors.append(f"{name}: unknown setting; {hint}")
+    return errors

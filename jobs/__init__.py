@@ -1,0 +1,1 @@
+"""Time and the outside: scheduled work, and calls to Stripe."""

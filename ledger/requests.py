@@ -1,0 +1,126 @@
+"""What a caller asks of the books, after the edge has parsed it: ids decoded, amounts as integers.
+
+`key` is the caller's idempotency key (None where none is needed) and `fingerprint` the digest of
+what is compared under it. `notes` carries free text beside the facts, with the salt of its digest.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from ledger.calendar import Interval
+from ledger.chart import Category
+
+Policy = Literal["deny", "owe", "bill"]
+AboveHold = Literal["deny", "take"]
+
+
+class Notes(Struct, frozen=True):
+    """Free text of one fact: erasable, so it enters the hash chain only as a salted digest."""
+
+    salt: bytes
+    reference: str | None = None
+    reason: str | None = None
+    metadata: str | None = None
+    """A JSON object as the caller wrote it."""
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """Common to all: whose books, under which key, decided by which API key."""
+
+    customer_no: int
+    key: str | None = None
+    operation: str = ""
+    fingerprint: bytes = b""
+    notes: Notes | None = None
+    api_key_no: int | None = None
+    """Checked again under the lock: no effect commits under a key revoked before."""
+    trace_id: str | None = None
+
+
+class Reserve(Request, frozen=True, kw_only=True):
+    asset: str
+    amount: int
+    minimum: int | None = None
+    expires_in: int = 600
+    """Seconds."""
+
+
+class Capture(Request, frozen=True, kw_only=True):
+    hold_no: int
+    amount: str | None = None
+    """A decimal string: its asset, and so its scale, is the hold's. None = all that is left."""
+    final: bool = True
+    above_hold: AboveHold = "deny"
+    effective_at: datetime | None = None
+
+
+class VoidHold(Request, frozen=True, kw_only=True):
+    hold_no: int
+
+
+class Extend(Request, frozen=True, kw_only=True):
+    hold_no: int
+    expires_in: int | None = None
+    add: str | None = None
+
+
+class Consume(Request, frozen=True, kw_only=True):
+    asset: str
+    amount: int
+    effective_at: datetime | None = None
+
+
+class Reverse(Request, frozen=True, kw_only=True):
+    charge_seq: int
+    amount: str | None = None
+
+
+class Cost(Struct, frozen=True):
+    amount: int
+    currency: str
+
+
+class Rollover(Struct, frozen=True):
+    max: int
+    expires_in: int | None = None
+
+
+class Recurrence(Struct, frozen=True):
+    interval: Interval
+    count: int = 1
+    anchor: datetime | None = None
+    rollover: Rollover | None = None
+
+
+class GrantCredit(Request, frozen=True, kw_only=True):
+    asset: str
+    amount: int
+    category: Category
+    cost: Cost | None = None
+    priority: int = 50
+    effective_at: datetime | None = None
+    expires_at: datetime | None = None
+    recurrence: Recurrence | None = None
+    origin: str = "api"
+
+
+class VoidGrant(Request, frozen=True, kw_only=True):
+    grant_no: int
+    money: Literal["refunded", "breakage"] | None = None
+
+
+class SetOverage(Request, frozen=True, kw_only=True):
+    """The customer's overage policy; the limit counts the asset `credits`."""
+
+    policy: Policy
+    limit: int | None = None
+
+
+class CloseCustomer(Request, frozen=True, kw_only=True):
+    """No new holds, charges or grants from now on; what is open can still be finished."""
+
+
+class Settle(Request, frozen=True, kw_only=True):
+    """Post what time has done and nothing else (the sweeper's request)."""
