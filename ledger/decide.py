@@ -71,7 +71,6 @@ def decide_one(books: Books, request: Request, settings: Settings, now: datetime
     outcome = _dispatch(books, request, settings, now)
     if key is not None and outcome.is_remembered:
         books.answered[key] = Answered(request.fingerprint, outcome.status, None, outcome)
-        books.is_changed = True
     return outcome
 
 

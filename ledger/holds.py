@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from ledger.amounts import AmountError, format_amount, parse_amount
+from ledger.amounts import AMOUNT_MAX, AmountError, format_amount, parse_amount
 from ledger.answers import hold_answer
 from ledger.burn_down import plan, present
 from ledger.outcome import Outcome, refuse
@@ -113,6 +113,8 @@ def extend(books: Books, request: Extend, settings: Settings, now: datetime) -> 
             amount = parse_amount(request.add, account.scale)
         except AmountError as error:
             return refuse(422, error.code, f"add.amount {error}", pointer="/add/amount")
+        if hold.amount + amount > AMOUNT_MAX:
+            return _too_much(account, "/add/amount")
         if (refused := _add(books, account, hold, amount, now)) is not None:
             return refused
     if request.expires_in is not None:
@@ -122,6 +124,16 @@ def extend(books: Books, request: Extend, settings: Settings, now: datetime) -> 
     books.change_hold(hold)
     books.is_changed = True
     return Outcome(200, hold_answer(books, hold, account.scale, account=account))
+
+
+def _too_much(account: Account, pointer: str) -> Outcome:
+    limit = format_amount(AMOUNT_MAX, account.scale)
+    return refuse(
+        422,
+        "amount_out_of_range",
+        f"With this a hold would come to more than the limit of {limit}.",
+        pointer=pointer,
+    )
 
 
 def _add(
@@ -175,6 +187,8 @@ def capture(books: Books, request: Capture, settings: Settings, now: datetime) -
             amount = parse_amount(request.amount, account.scale)
         except AmountError as error:
             return refuse(422, error.code, f"amount {error}", pointer="/amount")
+    if hold.captured + amount > AMOUNT_MAX:
+        return _too_much(account, "/amount")
     if hold.status == "open":
         return _capture_open(books, request, settings, hold, account, amount, now)
     if hold.status == "expired" and request.above_hold == "take" and amount > 0:

@@ -37,6 +37,7 @@ class Request(Struct, frozen=True, kw_only=True):
     api_key_no: int | None = None
     """Checked again under the lock: no effect commits under a key revoked before."""
     trace_id: str | None = None
+    request_id: str = ""
 
 
 class Reserve(Request, frozen=True, kw_only=True):

@@ -260,16 +260,18 @@ async def _ensure_app_role(conn: Connection, app_login: str | None) -> None:
 
 
 async def _role_exists(conn: Connection, role: str) -> bool:
-    return bool(await conn.fetchval("SELECT EXISTS (FROM pg_roles WHERE rolname = $1)", role))
+    return bool(
+        await conn.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role)
+    )
 
 
 async def apply_role_settings(
     conn: Connection, login: str, *, database: str | None = None
 ) -> str | None:
-    """Set ROLE_SETTINGS for `login` in `database` (this one, if left out).
+    """Set ROLE_SETTINGS for `login` in `database` (this one, if left out), for new connections.
 
-    New connections of that login have them. Done by a superuser, by an administrator of the role or by the login itself. Where the server
-    allows none of that, the answer is one line for the operator with the SQL to run.
+    A superuser may, an administrator of the role, and the login itself. Otherwise the answer is
+    one line for the operator with the SQL to run.
     """
     if database is None:
         database = str(await conn.fetchval("SELECT current_database()"))
@@ -313,7 +315,7 @@ async def ensure_roles(
         secret = "" if password is None else f" PASSWORD {_literal(password)}"
         await superuser_conn.execute(f"ALTER ROLE {role} LOGIN{secret}")
     if not await superuser_conn.fetchval(
-        "SELECT EXISTS (FROM pg_database WHERE datname = $1)", database
+        "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database
     ):
         await superuser_conn.execute(
             f"CREATE DATABASE {quoted(database)} OWNER {OWNER_ROLE}"

@@ -88,7 +88,10 @@ async def open_pool(dsn: str, *, size: int, statement_cache: int | None = None) 
     try:
         return await asyncpg.create_pool(
             dsn,
-            min_size=min(2, size),
+            # One at once, to hear of a wrong login now. No floor: keeping one would only
+            # fill the log with failures while the server is away.
+            init_size=1,
+            min_size=0,
             max_size=size,
             max_queries=QUERIES_PER_CONNECTION_MAX,
             timeout=CONNECT_SECONDS_MAX,

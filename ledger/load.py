@@ -1,0 +1,388 @@
+"""Lock and load: from rows to the `Books` that `decide` works on.
+
+Two snapshots: the locks first, then what they protect, with the time read after the locks. Most
+requests need the usual part (`books_load`); customers to whom time has done something, and requests
+that reach further, are loaded in full.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from typing import Any, Final
+
+from asyncpg import Record
+from msgspec import Struct
+
+from ledger.requests import (
+    Capture,
+    Cost,
+    Extend,
+    Request,
+    Reverse,
+    VoidGrant,
+    VoidHold,
+)
+from ledger.settle import STEPS_MAX
+from ledger.state import (
+    Account,
+    Answered,
+    Books,
+    Charge,
+    ChargeLine,
+    Debt,
+    Draw,
+    Grant,
+    Hold,
+    Lot,
+)
+from sql import queries
+from sql.pool import Connection
+
+LOTS_FIRST: Final = 64
+"""Lots of an asset loaded at first, in burn order: more than most requests ever draw on."""
+DEBTS_FIRST: Final = 100
+LOTS_MAX: Final = 20_000
+"""The most open lots of a customer that one request can settle or draw on (about 0.3 s of work)."""
+DEBTS_MAX: Final = STEPS_MAX + 1
+DUE_HOLDS_MAX: Final = STEPS_MAX + 1
+
+Row = Sequence[Any]
+
+
+class Loaded(Struct, frozen=True):
+    """What was read with the books, after the locks."""
+
+    now: datetime
+    closed_through: date | None
+    dead_keys: frozenset[int]
+
+
+async def lock(conn: Connection, customer_nos: list[int], *, wait: bool) -> dict[int, Books]:
+    """Lock customers in ascending order. Without `wait`, those held by others are left out.
+
+    With `wait`, a lock not had within `lock_timeout` raises DatabaseBusy (through `translate`).
+    """
+    statement = queries.customers_lock if wait else queries.customers_lock_free
+    return _customers(await conn.fetch(statement, customer_nos))
+
+
+async def share(conn: Connection, customer_nos: list[int]) -> dict[int, Books]:
+    """The customers' rows FOR SHARE: no write of theirs is under way until the transaction ends."""
+    return _customers(await conn.fetch(queries.customers_share, customer_nos))
+
+
+async def look(conn: Connection, customer_nos: list[int]) -> dict[int, Books]:
+    """The customers' rows without a lock, for reads in one snapshot."""
+    return _customers(await conn.fetch(queries.customers_read, customer_nos))
+
+
+def _customers(rows: Iterable[Record]) -> dict[int, Books]:
+    return {
+        row[0]: Books(
+            customer_no=row[0],
+            customer_id=row[1],
+            policy=row[2],
+            limit=row[3],
+            signup_due=row[4],
+            closed_at=row[5],
+            last_no=row[6],
+            last_seq=row[7],
+            last_hash=row[8],
+            last_created_at=row[9],
+            next_due_at=row[10],
+            created_at=row[11],
+        )
+        for row in rows
+    }
+
+
+async def load(
+    conn: Connection,
+    customers: dict[int, Books],
+    requests: Sequence[Request],
+    scales: dict[str, int],
+    *,
+    full: dict[int, bool] | None = None,
+) -> Loaded:
+    """Fill locked books with what the requests need. `full`: customers wanted whole → also late.
+
+    A customer to whom time has done something is always loaded whole.
+    """
+    full = dict(full or {})
+    keys = [(r.customer_no, r.key) for r in requests if r.key is not None]
+    holds = {
+        (r.customer_no, r.hold_no) for r in requests if isinstance(r, Capture | VoidHold | Extend)
+    }
+    row = await conn.fetchrow(
+        queries.books_load,
+        list(customers),
+        [no for no, _ in keys],
+        [key for _, key in keys],
+        [no for no, _ in holds],
+        [no for _, no in holds],
+        list({r.api_key_no for r in requests if r.api_key_no is not None}),
+        LOTS_FIRST,
+        DEBTS_FIRST,
+    )
+    assert row is not None
+    now: datetime = row["now"]
+    for customer_no, books in customers.items():
+        books.is_full = books.has_late = False
+        if books.next_due_at is not None and books.next_due_at <= now:
+            full.setdefault(customer_no, False)
+    _fill(customers, row, scales)
+    if full:
+        await _load_full(conn, {no: customers[no] for no in full}, now, late=any(full.values()))
+    if reverses := [r for r in requests if isinstance(r, Reverse)]:
+        await _load_charges(conn, customers, {(r.customer_no, r.charge_seq) for r in reverses})
+    if voids := [r for r in requests if isinstance(r, VoidGrant)]:
+        await load_grants(conn, customers, {(r.customer_no, r.grant_no) for r in voids}, now)
+    return Loaded(now, row["closed_through"], frozenset(row["dead_keys"] or ()))
+
+
+def _fill(customers: dict[int, Books], row: Record, scales: dict[str, int]) -> None:
+    for customer_no, key, fingerprint, status, body in row["answered"] or ():
+        customers[customer_no].answered[key] = Answered(fingerprint, status, body)
+    for no, asset, wallet, pending, upcoming, owed, billed, owe, bill in row["accounts"] or ():
+        customers[no].accounts[asset] = Account(
+            asset=asset,
+            scale=scales[asset],
+            wallet=int(wallet),
+            pending=int(pending),
+            upcoming=int(upcoming),
+            owed=int(owed),
+            billed=int(billed),
+            uncovered_owe=int(owe),
+            uncovered_bill=int(bill),
+            pending_before=int(pending),
+            uncovered_owe_before=int(owe),
+            uncovered_bill_before=int(bill),
+        )
+    counts: dict[tuple[int, str], int] = {}
+    for lot_row in row["lots"] or ():
+        books, lot = customers[lot_row[0]], read_lot(lot_row)
+        _keep_lot(books, lot)
+        place = (books.customer_no, lot.asset)
+        counts[place] = counts.get(place, 0) + 1
+        if counts[place] == LOTS_FIRST:
+            books.horizon[lot.asset] = lot.burn_key
+    debts = 0
+    for debt_row in row["debts"] or ():
+        _keep_debt(customers[debt_row[0]], debt_row)
+        debts += 1
+        if debts >= DEBTS_FIRST:
+            customers[debt_row[0]].debts_until = debt_row[1]
+    for hold_row in row["holds"] or ():
+        hold = read_hold(hold_row)
+        customers[hold_row[0]].holds[hold.hold_no] = hold
+    for lot_row in row["pinned_lots"] or ():
+        _keep_lot(customers[lot_row[0]], read_lot(lot_row))
+    for customer_no, hold_no, seq, amount, created_at in row["hold_charges"] or ():
+        hold = customers[customer_no].holds[hold_no]
+        if hold.charges is None:
+            hold.charges = []
+        hold.charges.append(ChargeLine(seq, amount, created_at))
+
+
+async def _load_full(
+    conn: Connection, customers: dict[int, Books], now: datetime, *, late: bool
+) -> None:
+    row = await conn.fetchrow(
+        queries.books_load_full,
+        list(customers),
+        now,
+        DUE_HOLDS_MAX,
+        late,
+        LOTS_MAX,
+        DEBTS_MAX,
+    )
+    assert row is not None
+    for books in customers.values():
+        books.is_full, books.has_late = True, late
+        books.horizon.clear()
+        books.debts_until = None
+    for lot_row in (*(row["lots"] or ()), *(row["expired_lots"] or ())):
+        _keep_lot(customers[lot_row[0]], read_lot(lot_row))
+    for series_row in row["series"] or ():
+        _keep_grant(customers[series_row[0]], series_row)
+    for hold_row in row["due_holds"] or ():
+        customers[hold_row[0]].holds.setdefault(hold_row[1], read_hold(hold_row))
+    for customer_no, expires_at in row["next_holds"] or ():
+        customers[customer_no].hold_deadline = expires_at
+    counts: dict[int, int] = {}
+    for debt_row in row["debts"] or ():
+        books = customers[debt_row[0]]
+        _keep_debt(books, debt_row)
+        counts[debt_row[0]] = counts.get(debt_row[0], 0) + 1
+        if counts[debt_row[0]] == DEBTS_MAX:
+            books.debts_until = debt_row[1]
+
+
+async def _load_charges(
+    conn: Connection, customers: dict[int, Books], wanted: set[tuple[int, int]]
+) -> None:
+    row = await conn.fetchrow(
+        queries.charges_load, [no for no, _ in wanted], [seq for _, seq in wanted]
+    )
+    assert row is not None
+    for charge_row in row["charges"] or ():
+        charge = read_charge(charge_row)
+        customers[charge_row[0]].charges[charge.seq] = charge
+    for draw in sorted(row["draws"] or (), key=lambda draw: draw[:3]):
+        add_draw(customers[draw[0]].charges[draw[1]], draw)
+    for debt_row in row["debts"] or ():
+        books = customers[debt_row[0]]
+        _keep_debt(books, debt_row)
+        books.charges[debt_row[3]].debt_no = debt_row[1]
+    for customer_no, seq, _, _, lot_no, amount in sorted(row["payments"] or ()):
+        charge = customers[customer_no].charges[seq]
+        charge.payments = [*(charge.payments or []), Draw(lot_no, amount)]
+    await _load_lots(
+        conn,
+        customers,
+        {
+            (no, draw.lot_no)
+            for no, seq in wanted
+            if (charge := customers[no].charges.get(seq)) is not None
+            for draw in (*charge.draws, *(charge.payments or ()))
+        },
+    )
+
+
+async def _load_lots(
+    conn: Connection, customers: dict[int, Books], wanted: set[tuple[int, int]]
+) -> None:
+    rows = await conn.fetch(queries.lots_load, [no for no, _ in wanted], [lot for _, lot in wanted])
+    for row in rows:
+        _keep_lot(customers[row[0]], read_lot(row))
+
+
+async def load_grants(
+    conn: Connection, customers: dict[int, Books], wanted: set[tuple[int, int]], now: datetime
+) -> None:
+    """Grants with their texts and those of their lots that have not ended, and the latest."""
+    numbers = [no for no, _ in wanted], [grant for _, grant in wanted]
+    for row in await conn.fetch(queries.grants_load, *numbers):
+        grant = _keep_grant(customers[row[0]], row)
+        grant.reason, grant.metadata, grant.lots_loaded = row[22], row[23], True
+    for row in await conn.fetch(queries.grants_lots_load, *numbers, now):
+        _keep_lot(customers[row[0]], read_lot(row))
+
+
+def _keep_lot(books: Books, lot: Lot) -> None:
+    if lot.lot_no not in books.lots:
+        books.lots[lot.lot_no] = lot
+        if lot.voided_at is None:
+            books.offer(lot)
+
+
+def _keep_debt(books: Books, row: Row) -> None:
+    if row[1] not in books.debts:
+        books.debts[row[1]] = Debt(
+            debt_no=row[1],
+            asset=row[2],
+            charge_seq=row[3],
+            amount=row[4],
+            repaid=row[5],
+            cancelled=row[6],
+            returned=row[7],
+        )
+
+
+def _keep_grant(books: Books, row: Row) -> Grant:
+    grant = books.grants.get(row[1])
+    if grant is None:
+        grant = books.grants[row[1]] = read_grant(row)
+    return grant
+
+
+def read_lot(row: Row) -> Lot:
+    """A lot from a row of `lots_load`'s columns."""
+    return Lot(
+        *row[1:14],
+        is_upcoming=row[14],
+        is_rollover=row[15],
+        voided_at=row[16],
+        cost=None if row[17] is None else Cost(row[17], row[18]),
+        deferred_amount=row[19],
+        deferred_units=row[20],
+    )
+
+
+def read_hold(row: Row) -> Hold:
+    """A hold from a row of `books_load`'s hold columns."""
+    lots, amounts = row[9], row[10]
+    pins: dict[int, int] = {}
+    if lots:
+        pins = dict(zip(map(int, lots.split(",")), map(int, amounts.split(",")), strict=True))
+    return Hold(
+        *row[1:9],
+        pins=pins,
+        steps=row[11],
+        expires_at=row[12],
+        created_at=row[13],
+        ended_at=row[14],
+        ended_created_at=row[15],
+        reference=row[16],
+        metadata=row[17],
+    )
+
+
+def read_charge(row: Row) -> Charge:
+    """A charge from a row of `charges_load`'s charge columns; its draws come by `add_draw`."""
+    return Charge(
+        seq=row[1],
+        asset="",
+        draws=[],
+        billed=0,
+        owed=0,
+        effective_at=row[2],
+        created_at=row[3],
+        hold_no=row[4],
+        late=row[5],
+        reference=row[6] if row[10] is None else row[10],
+        metadata=row[7],
+        reversed=row[8],
+        was_reversed=row[9],
+    )
+
+
+def add_draw(charge: Charge, row: Row) -> None:
+    """One transfer of a charge (customer, seq, line, asset, debit, amount, lot), in line order."""
+    charge.asset = row[3]
+    debit, amount, lot_no = row[4], row[5], row[6]
+    if debit == "owed":
+        charge.owed += amount
+    elif debit == "billed":
+        charge.billed += amount
+    else:
+        for place, draw in enumerate(charge.draws):
+            if draw.lot_no == lot_no:
+                charge.draws[place] = Draw(lot_no, draw.amount + amount)
+                return
+        charge.draws.append(Draw(lot_no, amount))
+
+
+def read_grant(row: Row) -> Grant:
+    """A grant from a row of `grants_load`'s first 22 columns."""
+    return Grant(
+        grant_no=row[1],
+        asset=row[2],
+        amount=row[3],
+        category=row[4],
+        cost=None if row[5] is None else Cost(row[5], row[6]),
+        priority=row[7],
+        effective_at=row[8],
+        expires_at=row[9],
+        interval=row[10],
+        count=row[11] or 1,
+        anchor=row[12],
+        rollover_max=row[13],
+        rollover_expires_in=row[14],
+        next_start_at=row[15],
+        voided_at=row[16],
+        void_money=row[17],
+        origin=row[18],
+        has_purchase=row[19],
+        journal_seq=row[20],
+        created_at=row[21],
+    )

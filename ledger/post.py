@@ -1,0 +1,358 @@
+"""Post: write what `decide` changed, each table with one set-based statement.
+
+Nothing here decides. The caller holds the customers' locks and ends the transaction.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from asyncpg import Record
+from msgspec import Struct
+
+from ledger.amounts import AMOUNT_MAX
+from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
+from ledger.requests import Request
+from ledger.state import Account, Books, Hold, Lot
+from sql import queries
+from sql.pool import Connection
+
+
+class ScaleChanged(Exception):
+    """An asset has another scale than the request was read with: read the assets again."""
+
+
+class Reply(Struct, frozen=True):
+    """A remembered answer, rendered: what its key gives from now on."""
+
+    request: Request
+    status: int
+    body: bytes
+
+
+# The columns of `batch_post`, by part, in the order of its parameters.
+_CUSTOMERS: Final = 10
+_ACCOUNTS: Final = 21
+_LOTS: Final = 10
+_HOLDS_MADE: Final = 18
+_HOLDS_MOVED: Final = 13
+_JOURNALS: Final = 18
+_TRANSFERS: Final = 9
+_REQUESTS: Final = 8
+
+
+def columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    """Rows turned into one list per column, `width` of them also when there is no row."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * width
+
+
+async def post(
+    conn: Connection, customers: Iterable[Books], replies: Sequence[Reply], now: datetime
+) -> None:
+    """Write every change of these books, and the answers to be remembered.
+
+    Raises ScaleChanged if an asset's first use met another scale.
+    """
+    changed = [books for books in customers if books.is_changed]
+    accounts = [(books, account) for books in changed for account in books.accounts.values()]
+    await _open_accounts(conn, [pair for pair in accounts if pair[1].is_new])
+    moves: list[Sequence[Any]] = []
+    for books, account in accounts:
+        if (row := _account_row(account)) is None:
+            continue
+        if max(row) > AMOUNT_MAX:
+            await conn.execute(
+                queries.accounts_move_large, books.customer_no, account.asset, row
+            )
+        else:
+            moves.append((books.customer_no, account.asset, *row))
+    lots = [(books, lot) for books in changed for lot in books.changed_lots.values()]
+    holds = [(books, hold) for books in changed for hold in books.changed_holds.values()]
+    await conn.execute(
+        queries.batch_post,
+        *columns([_customer_row(books) for books in changed], _CUSTOMERS),
+        *columns(moves, _ACCOUNTS),
+        *columns([_lot_row(b, lot) for b, lot in lots if not lot.is_new], _LOTS),
+        *columns([_made_hold(b, hold) for b, hold in holds if hold.is_new], _HOLDS_MADE),
+        *columns([_moved_hold(b, hold) for b, hold in holds if not hold.is_new], _HOLDS_MOVED),
+        *columns(_journal_rows(changed), _JOURNALS),
+        *columns(_transfer_rows(changed), _TRANSFERS),
+        *columns([_request_row(reply, now) for reply in replies], _REQUESTS),
+    )
+    await _post_rare(conn, changed, [(b, lot) for b, lot in lots if lot.is_new])
+
+
+def _customer_row(books: Books) -> Sequence[Any]:
+    return (
+        books.customer_no,
+        books.policy,
+        books.limit,
+        books.signup_due,
+        books.closed_at,
+        books.last_no,
+        books.last_seq,
+        books.last_hash,
+        books.last_created_at,
+        books.next_due_at,
+    )
+
+
+def _account_row(account: Account) -> list[int] | None:
+    """What is added to each counter, in column order; None if nothing is."""
+    debits, credits = account.debits, account.credits
+    pending = account.pending - account.pending_before
+    owe = account.uncovered_owe - account.uncovered_owe_before
+    bill = account.uncovered_bill - account.uncovered_bill_before
+    if not (debits or pending or owe or bill):
+        return None
+    row: list[int] = []
+    for name in CREDIT_ACCOUNTS:
+        row += (debits.get(name, 0), credits.get(name, 0))
+        if name == "wallet":
+            row.append(pending)
+    return [*row, owe, bill]
+
+
+def _lot_row(books: Books, lot: Lot) -> Sequence[Any]:
+    return (
+        books.customer_no,
+        lot.lot_no,
+        lot.remaining,
+        lot.pinned,
+        lot.expired,
+        lot.voided,
+        lot.is_upcoming,
+        lot.voided_at,
+        lot.deferred_amount,
+        lot.deferred_units,
+    )
+
+
+def _pins(hold: Hold) -> tuple[str, str]:
+    """The two arrays as PostgreSQL writes them: arrays of arrays can't differ in length."""
+    lots = ",".join(map(str, hold.pins))
+    amounts = ",".join(map(str, hold.pins.values()))
+    return f"{{{lots}}}", f"{{{amounts}}}"
+
+
+def _made_hold(books: Books, hold: Hold) -> Sequence[Any]:
+    return (
+        books.customer_no,
+        hold.hold_no,
+        hold.asset,
+        hold.status,
+        hold.requested,
+        hold.amount,
+        hold.captured,
+        hold.uncovered,
+        hold.policy,
+        *_pins(hold),
+        hold.steps,
+        hold.expires_at,
+        hold.created_at,
+        hold.ended_at,
+        hold.ended_created_at,
+        hold.reference,
+        hold.metadata,
+    )
+
+
+def _moved_hold(books: Books, hold: Hold) -> Sequence[Any]:
+    return (
+        books.customer_no,
+        hold.hold_no,
+        hold.status,
+        hold.amount,
+        hold.captured,
+        hold.uncovered,
+        hold.policy,
+        *_pins(hold),
+        hold.steps,
+        hold.expires_at,
+        hold.ended_at,
+        hold.ended_created_at,
+    )
+
+
+def _journal_rows(changed: list[Books]) -> list[Sequence[Any]]:
+    return [
+        (
+            books.customer_no,
+            journal.seq,
+            journal.kind,
+            journal.effective_at,
+            journal.created_at,
+            journal.book_date,
+            journal.late_for,
+            journal.hold_no,
+            journal.grant_no,
+            journal.lot_no,
+            journal.charge_seq,
+            journal.debt_no,
+            journal.is_late,
+            journal.origin,
+            journal.request_key,
+            journal.notes_digest,
+            journal.prev_hash,
+            journal.hash,
+        )
+        for books in changed
+        for journal in books.journals
+    ]
+
+
+def _transfer_rows(changed: list[Books]) -> list[Sequence[Any]]:
+    return [
+        (books.customer_no, journal.seq, line, t.asset, t.debit, t.credit, t.amount, t.lot_no, t.debt_no)
+        for books in changed
+        for journal in books.journals
+        for line, t in enumerate(journal.transfers, 1)
+    ]
+
+
+def _request_row(reply: Reply, now: datetime) -> Sequence[Any]:
+    request = reply.request
+    return (
+        request.customer_no,
+        request.key,
+        request.operation,
+        request.fingerprint,
+        reply.status,
+        reply.body,
+        request.trace_id,
+        now,
+    )
+
+
+async def _open_accounts(conn: Connection, pairs: list[tuple[Books, Account]]) -> None:
+    if not pairs:
+        return
+    opened: list[Record] = await conn.fetch(
+        queries.accounts_open,
+        [books.customer_no for books, _ in pairs],
+        [account.asset for _, account in pairs],
+        [account.scale for _, account in pairs],
+    )
+    if len(opened) != len(pairs):
+        raise ScaleChanged
+
+
+async def _post_rare(
+    conn: Connection, changed: list[Books], new_lots: list[tuple[Books, Lot]]
+) -> None:
+    """What the hot path seldom writes: grants, lots, debts, texts, money."""
+
+    async def put(statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        if rows:
+            await conn.execute(statement, *columns(rows, 0))
+
+    grants = [(books.customer_no, g) for books in changed for g in books.changed_grants.values()]
+    debts = [(books.customer_no, d) for books in changed for d in books.changed_debts.values()]
+    await put(
+        queries.grants_make,
+        [
+            (
+                no,
+                g.grant_no,
+                g.asset,
+                g.amount,
+                g.category,
+                g.cost.amount if g.cost else None,
+                g.cost.currency if g.cost else None,
+                g.priority,
+                g.effective_at,
+                g.expires_at,
+                g.interval,
+                g.count if g.interval else None,
+                g.anchor,
+                g.rollover_max,
+                g.rollover_expires_in,
+                g.next_start_at,
+                g.voided_at,
+                g.void_money,
+                g.origin,
+                g.journal_seq,
+                g.created_at,
+            )
+            for no, g in grants
+            if g.is_new
+        ],
+    )
+    await put(
+        queries.grants_move,
+        [
+            (no, g.grant_no, g.next_start_at, g.voided_at, g.void_money)
+            for no, g in grants
+            if not g.is_new
+        ],
+    )
+    await put(queries.lots_make, [_made_lot(books, lot) for books, lot in new_lots])
+    await put(
+        queries.debts_make,
+        [
+            (no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled, d.returned)
+            for no, d in debts
+            if d.is_new
+        ],
+    )
+    await put(
+        queries.debts_move,
+        [(no, d.debt_no, d.repaid, d.cancelled, d.returned) for no, d in debts if not d.is_new],
+    )
+    await put(
+        queries.hold_steps_make,
+        [
+            (books.customer_no, s.hold_no, s.step_no, s.at, s.pinned_before)
+            for books in changed
+            for s in books.steps
+        ],
+    )
+    await put(
+        queries.notes_make,
+        [
+            (books.customer_no, j.seq, n.salt, n.reference, n.reason, n.metadata)
+            for books in changed
+            for j in books.journals
+            if (n := j.notes) is not None
+        ],
+    )
+    await put(
+        queries.reversed_charges_move,
+        [
+            (books.customer_no, charge.seq, charge.reversed)
+            for books in changed
+            for charge in books.changed_charges.values()
+        ],
+    )
+    for books in changed:
+        for currency, moves in books.money.items():
+            row: list[int] = []
+            for name in MONEY_ACCOUNTS:
+                row += (moves.debits.get(name, 0), moves.credits.get(name, 0))
+            await conn.execute(queries.money_post, books.customer_no, currency, row)
+
+
+def _made_lot(books: Books, lot: Lot) -> Sequence[Any]:
+    return (
+        books.customer_no,
+        lot.lot_no,
+        lot.grant_no,
+        lot.asset,
+        lot.category,
+        lot.amount,
+        lot.remaining,
+        lot.pinned,
+        lot.expired,
+        lot.voided,
+        lot.priority,
+        lot.effective_at,
+        lot.expires_at,
+        lot.created_at,
+        lot.is_upcoming,
+        lot.is_rollover,
+        lot.voided_at,
+        lot.cost.amount if lot.cost else None,
+        lot.cost.currency if lot.cost else None,
+        lot.deferred_amount,
+        lot.deferred_units,
+    )

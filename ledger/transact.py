@@ -1,0 +1,122 @@
+"""One batch in one transaction: lock → load → decide → post. The caller commits, then answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from ledger.answers import Problem
+from ledger.decide import decide
+from ledger.load import Loaded, load, lock
+from ledger.outcome import Outcome, refuse
+from ledger.post import Reply, post
+from ledger.requests import Request
+from ledger.state import Books, NeedMore, Settings
+from sql.pool import Connection
+
+LOADS_MAX: Final = 4
+"""Usual part, then whole customers, then also late lots; once more than that can be needed."""
+
+Render = Callable[[Request, Outcome], bytes]
+
+
+class Result(Struct, frozen=True):
+    """The answer to one request, rendered; it may be sent once the transaction has committed."""
+
+    status: int
+    body: bytes
+    is_replayed: bool = False
+    code: str | None = None
+    """The problem code of a refusal, for counting."""
+
+
+@dataclass
+class Deciding:
+    """Locked books of one batch, and what was decided on them."""
+
+    requests: list[Request]
+    outcomes: list[Outcome]
+    customers: dict[int, Books]
+    now: datetime
+
+
+async def transact(
+    conn: Connection,
+    requests: Sequence[Request],
+    settings: Settings,
+    render: Render,
+    *,
+    wait: bool,
+) -> list[Result | None]:
+    """Decide a batch in the open transaction of `conn`.
+
+    One result per request, in order. Without `wait` a customer locked by somebody else is left out:
+    None for its requests, nothing written for it. Raises what PostgreSQL raises, and ScaleChanged.
+    """
+    customers = await lock(conn, sorted({r.customer_no for r in requests}), wait=wait)
+    mine = [r for r in requests if r.customer_no in customers]
+    if not mine:
+        return [None] * len(requests)
+    decided = await _decide(conn, customers, mine, settings)
+    bodies: dict[int, bytes] = {}
+    results: dict[int, Result] = {}
+    replies: list[Reply] = []
+    for request, outcome in zip(decided.requests, decided.outcomes, strict=True):
+        first = outcome.first or outcome
+        body = outcome.body
+        if body is None:
+            body = bodies.get(id(first))
+        if body is None:
+            body = bodies[id(first)] = render(request, first)
+        code = outcome.answer.code if isinstance(outcome.answer, Problem) else None
+        results[id(request)] = Result(outcome.status, body, outcome.is_replayed, code)
+        if request.key is not None and outcome.is_remembered and not outcome.is_replayed:
+            replies.append(Reply(request, outcome.status, body))
+    await post(conn, decided.customers.values(), replies, decided.now)
+    return [results.get(id(request)) for request in requests]
+
+
+async def _decide(
+    conn: Connection, customers: dict[int, Books], requests: list[Request], settings: Settings
+) -> Deciding:
+    """Load and decide, with more rows each time that deciding asks for them."""
+    full: dict[int, bool] = {}
+    for _ in range(LOADS_MAX):
+        loaded = await load(conn, customers, requests, settings.scales, full=full)
+        live = msgspec.structs.replace(settings, closed_through=loaded.closed_through)
+        try:
+            outcomes = _decide_live(customers, requests, live, loaded)
+        except NeedMore as need:
+            if full.get(need.customer_no, False) >= need.late and need.customer_no in full:
+                break
+            full[need.customer_no] = need.late or full.get(need.customer_no, False)
+            customers = await lock(conn, list(customers), wait=True)  # ours already: start over
+            continue
+        return Deciding(requests, outcomes, customers, loaded.now)
+    raise TooMuch(max(full, key=lambda no: full[no]))
+
+
+class TooMuch(Exception):
+    """One request would draw on, or settle, more rows of a customer than LOTS_MAX."""
+
+    def __init__(self, customer_no: int) -> None:
+        super().__init__(f"customer {customer_no} has more open lots than one request can use")
+        self.customer_no = customer_no
+
+
+def _decide_live(
+    customers: dict[int, Books], requests: list[Request], settings: Settings, loaded: Loaded
+) -> list[Outcome]:
+    dead = loaded.dead_keys
+    if not dead:
+        return decide(customers, requests, settings, loaded.now)
+    gone = refuse(401, "key_revoked", "This API key was revoked or has expired. Use another one.")
+    return [
+        gone
+        if request.api_key_no in dead
+        else decide(customers, [request], settings, loaded.now)[0]
+        for request in requests
+    ]

@@ -1,0 +1,477 @@
+-- The books of one business: customers, credit accounts, lots, holds, journals.
+--
+-- Every table with customer data has customer_no first in its primary key, unique keys and foreign
+-- keys, so the same schema shards by customer. Hot tables have no foreign keys: they are written
+-- under the customer's lock, and `drawdown verify` proves what a foreign key would promise.
+-- Generated flags (`is_open` …) stand in the predicates of partial indexes instead of the numbers
+-- they come from, so that an update of the numbers stays within its page.
+
+CREATE TABLE installation (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    installation_id text NOT NULL,
+    mode text CHECK (mode IN ('sandbox', 'test', 'live')),
+    books_time_zone text NOT NULL,
+    cursor_secret bytea NOT NULL,
+    clock_offset interval NOT NULL DEFAULT interval '0',
+    closed_through date,
+    epoch integer NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT installation_clock_sandbox_only
+    CHECK (clock_offset = interval '0' OR mode = 'sandbox')
+);
+
+CREATE TABLE assets (
+    asset text COLLATE "C" PRIMARY KEY,
+    scale smallint NOT NULL CHECK (scale BETWEEN 0 AND 12),
+    is_money boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The caller's own id of a customer, for ever mapped to our number. Not sharded: a small directory.
+CREATE TABLE customer_directory (
+    customer_id text COLLATE "C" PRIMARY KEY,
+    customer_no bigint GENERATED ALWAYS AS IDENTITY UNIQUE
+);
+
+-- What is locked and moved: one narrow row a customer. Personal fields live in `profiles`.
+CREATE TABLE customers (
+    customer_no bigint PRIMARY KEY,
+    customer_id text COLLATE "C" NOT NULL,
+    overage_policy text NOT NULL DEFAULT 'deny' CHECK (overage_policy IN ('deny', 'owe', 'bill')),
+    overage_limit bigint CHECK (overage_limit >= 0),
+    signup_due boolean NOT NULL DEFAULT false,
+    closed_at timestamptz,
+    last_no bigint NOT NULL DEFAULT 0,
+    last_seq bigint NOT NULL DEFAULT 0,
+    last_hash bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
+    last_created_at timestamptz,
+    next_due_at timestamptz,
+    created_at timestamptz NOT NULL,
+    CONSTRAINT customers_owe_has_limit
+    CHECK (overage_policy <> 'owe' OR overage_limit IS NOT NULL)
+) WITH (fillfactor = 50);
+
+CREATE INDEX customers_next_due_at ON customers (next_due_at) WHERE next_due_at IS NOT NULL;
+
+CREATE TABLE profiles (
+    customer_no bigint PRIMARY KEY REFERENCES customers (customer_no),
+    name text,
+    email text,
+    time_zone text NOT NULL DEFAULT 'UTC',
+    currency text,
+    metadata text NOT NULL DEFAULT '{}',
+    updated_at timestamptz NOT NULL
+);
+
+-- The credit accounts of a customer in one asset, one row: debits and credits ever posted, and what
+-- open holds have set aside (pending: pinned; uncovered: promised beyond the wallet).
+CREATE TABLE accounts (
+    customer_no bigint NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    wallet_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    wallet_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    wallet_pending numeric(38, 0) NOT NULL DEFAULT 0,
+    upcoming_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    upcoming_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    purchased_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    purchased_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    granted_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    granted_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    burned_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    burned_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    expired_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    expired_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    owed_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    owed_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    billed_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    billed_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    uncovered_owe numeric(38, 0) NOT NULL DEFAULT 0,
+    uncovered_bill numeric(38, 0) NOT NULL DEFAULT 0,
+    PRIMARY KEY (customer_no, asset),
+    CONSTRAINT accounts_available_floor
+    CHECK (wallet_pending >= 0 AND wallet_credits - wallet_debits >= wallet_pending),
+    CONSTRAINT accounts_upcoming_floor CHECK (upcoming_credits >= upcoming_debits),
+    CONSTRAINT accounts_owed_floor CHECK (owed_debits >= owed_credits),
+    CONSTRAINT accounts_billed_floor CHECK (billed_debits >= billed_credits),
+    CONSTRAINT accounts_uncovered_floor CHECK (uncovered_owe >= 0 AND uncovered_bill >= 0)
+) WITH (fillfactor = 50);
+
+CREATE TABLE money_accounts (
+    customer_no bigint NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    cash_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    cash_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    fees_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    fees_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    refunds_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    refunds_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    disputed_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    disputed_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    deferred_revenue_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    deferred_revenue_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    revenue_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    revenue_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    breakage_revenue_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    breakage_revenue_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    tax_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    tax_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    opening_debits numeric(38, 0) NOT NULL DEFAULT 0,
+    opening_credits numeric(38, 0) NOT NULL DEFAULT 0,
+    PRIMARY KEY (customer_no, asset)
+);
+
+CREATE TABLE grants (
+    customer_no bigint NOT NULL,
+    grant_no bigint NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    category text NOT NULL CHECK (category IN ('paid', 'promotional')),
+    cost_amount bigint CHECK (cost_amount >= 0),
+    currency text COLLATE "C",
+    priority smallint NOT NULL CHECK (priority BETWEEN 0 AND 100),
+    effective_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    recur_interval text CHECK (recur_interval IN ('day', 'week', 'month', 'year')),
+    recur_count integer,
+    recur_anchor timestamptz,
+    rollover_max bigint,
+    rollover_expires_in bigint,
+    next_start_at timestamptz,
+    voided_at timestamptz,
+    void_money text CHECK (void_money IN ('refunded', 'breakage')),
+    origin text NOT NULL,
+    has_purchase boolean NOT NULL DEFAULT false,
+    journal_seq bigint NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (customer_no, grant_no),
+    CONSTRAINT grants_paid_has_cost
+    CHECK ((category = 'paid') = (cost_amount IS NOT NULL AND currency IS NOT NULL)),
+    CONSTRAINT grants_end_after_start CHECK (expires_at > effective_at)
+);
+
+CREATE INDEX grants_open_series ON grants (customer_no, next_start_at)
+WHERE next_start_at IS NOT NULL;
+
+CREATE TABLE lots (
+    customer_no bigint NOT NULL,
+    lot_no bigint NOT NULL,
+    grant_no bigint NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    category text NOT NULL CHECK (category IN ('paid', 'promotional')),
+    amount bigint NOT NULL CHECK (amount > 0),
+    remaining bigint NOT NULL,
+    pinned bigint NOT NULL,
+    expired bigint NOT NULL,
+    voided bigint NOT NULL,
+    priority smallint NOT NULL,
+    effective_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    created_at timestamptz NOT NULL,
+    is_upcoming boolean NOT NULL,
+    is_rollover boolean NOT NULL,
+    voided_at timestamptz,
+    cost_amount bigint,
+    currency text COLLATE "C",
+    deferred_amount bigint NOT NULL,
+    deferred_units bigint NOT NULL,
+    is_open boolean NOT NULL GENERATED ALWAYS AS (remaining > 0) STORED,
+    has_expired boolean NOT NULL GENERATED ALWAYS AS (expired > 0) STORED,
+    PRIMARY KEY (customer_no, lot_no),
+    CONSTRAINT lots_pinned_within CHECK (pinned >= 0 AND pinned <= remaining),
+    CONSTRAINT lots_amount_whole
+    CHECK (expired >= 0 AND voided >= 0 AND remaining + expired + voided <= amount)
+) WITH (fillfactor = 50);
+
+CREATE INDEX lots_burn_order ON lots (
+    customer_no, asset, priority, expires_at, category DESC, effective_at, created_at, lot_no
+) WHERE is_open;
+
+CREATE INDEX lots_grant ON lots (customer_no, grant_no);
+
+CREATE INDEX lots_expired ON lots (customer_no, asset, expires_at) WHERE has_expired;
+
+CREATE TABLE holds (
+    customer_no bigint NOT NULL,
+    hold_no bigint NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    status text NOT NULL CHECK (status IN ('open', 'captured', 'voided', 'expired')),
+    requested bigint NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    captured bigint NOT NULL CHECK (captured >= 0),
+    uncovered bigint NOT NULL CHECK (uncovered >= 0),
+    policy text CHECK (policy IN ('owe', 'bill')),
+    -- What it has pinned of each lot; an ended hold keeps what it had pinned just before its end.
+    pin_lots bigint [] NOT NULL,
+    pin_amounts bigint [] NOT NULL,
+    steps integer NOT NULL,
+    expires_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz,
+    ended_created_at timestamptz,
+    reference text,
+    metadata text,
+    is_open boolean NOT NULL GENERATED ALWAYS AS (status = 'open') STORED,
+    PRIMARY KEY (customer_no, hold_no),
+    CONSTRAINT holds_ended_or_open CHECK ((status = 'open') = (ended_at IS NULL)),
+    CONSTRAINT holds_pins_paired CHECK (cardinality(pin_lots) = cardinality(pin_amounts))
+) WITH (fillfactor = 80);
+
+CREATE INDEX holds_open ON holds (customer_no, expires_at) WHERE is_open;
+
+-- What an open hold had pinned before a change that left it open: a past moment can be asked.
+CREATE TABLE hold_steps (
+    customer_no bigint NOT NULL,
+    hold_no bigint NOT NULL,
+    step_no integer NOT NULL,
+    at timestamptz NOT NULL,
+    pinned_before bigint NOT NULL,
+    PRIMARY KEY (customer_no, hold_no, step_no)
+);
+
+-- One business fact. Append-only: no role of the service may update or delete it.
+CREATE TABLE journals (
+    customer_no bigint NOT NULL,
+    seq bigint NOT NULL CHECK (seq > 0),
+    kind text NOT NULL CHECK (kind IN (
+        'grant', 'activation', 'charge', 'debt_repaid', 'hold_end', 'expiry', 'rollover', 'void',
+        'reversal'
+    )),
+    effective_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL,
+    book_date date NOT NULL,
+    late_for text,
+    hold_no bigint,
+    grant_no bigint,
+    lot_no bigint,
+    charge_seq bigint,
+    debt_no bigint,
+    is_late boolean NOT NULL,
+    origin text NOT NULL,
+    request_key text COLLATE "C",
+    notes_digest bytea,
+    prev_hash bytea NOT NULL,
+    hash bytea NOT NULL,
+    PRIMARY KEY (customer_no, seq)
+);
+
+CREATE INDEX journals_hold ON journals (customer_no, hold_no, seq) WHERE hold_no IS NOT NULL;
+
+CREATE TABLE transfers (
+    customer_no bigint NOT NULL,
+    seq bigint NOT NULL,
+    line integer NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    debit text NOT NULL,
+    credit text NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    lot_no bigint,
+    debt_no bigint,
+    PRIMARY KEY (customer_no, seq, line),
+    CONSTRAINT transfers_two_sides CHECK (debit <> credit)
+);
+
+CREATE INDEX transfers_debt ON transfers (customer_no, debt_no) WHERE debt_no IS NOT NULL;
+
+-- Free text of a journal, kept beside it: erasing it leaves the chain whole (a salted digest).
+CREATE TABLE notes (
+    customer_no bigint NOT NULL,
+    seq bigint NOT NULL,
+    salt bytea NOT NULL,
+    reference text,
+    reason text,
+    metadata text,
+    PRIMARY KEY (customer_no, seq)
+);
+
+CREATE TABLE debts (
+    customer_no bigint NOT NULL,
+    debt_no bigint NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    charge_seq bigint NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    repaid bigint NOT NULL,
+    cancelled bigint NOT NULL,
+    returned bigint NOT NULL,
+    is_open boolean NOT NULL GENERATED ALWAYS AS (repaid + cancelled < amount) STORED,
+    PRIMARY KEY (customer_no, debt_no),
+    CONSTRAINT debts_within CHECK (
+        repaid >= 0 AND cancelled >= 0 AND repaid + cancelled <= amount
+        AND returned >= 0 AND returned <= repaid
+    )
+);
+
+CREATE INDEX debts_open ON debts (customer_no, asset, debt_no) WHERE is_open;
+
+CREATE INDEX debts_charge ON debts (customer_no, charge_seq);
+
+CREATE TABLE reversed_charges (
+    customer_no bigint NOT NULL,
+    charge_seq bigint NOT NULL,
+    reversed bigint NOT NULL CHECK (reversed > 0),
+    PRIMARY KEY (customer_no, charge_seq)
+);
+
+-- Requests that have their answer, by idempotency key. customer_no 0: business-wide requests.
+CREATE TABLE requests (
+    customer_no bigint NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    operation text NOT NULL,
+    fingerprint bytea NOT NULL,
+    status smallint NOT NULL,
+    body bytea NOT NULL,
+    trace_id text,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (customer_no, key)
+);
+
+CREATE INDEX requests_refusals ON requests (created_at) WHERE status >= 400;
+
+-- API keys and customer tokens: SHA-256 of the secret only. Not sharded: a small directory.
+CREATE TABLE api_keys (
+    key_no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hash bytea NOT NULL UNIQUE,
+    kind text NOT NULL CHECK (kind IN ('key', 'token')),
+    name text NOT NULL,
+    scopes text [] NOT NULL,
+    customer_no bigint,
+    parent_no bigint REFERENCES api_keys (key_no),
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    revoked_at timestamptz,
+    last_used_at timestamptz
+);
+
+CREATE INDEX api_keys_parent ON api_keys (parent_no) WHERE parent_no IS NOT NULL;
+
+-- Who runs a job now. `fence` grows with every new holder: a paused one can write no more.
+CREATE TABLE job_leases (
+    job text PRIMARY KEY,
+    holder text NOT NULL,
+    fence bigint NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+
+CREATE TABLE job_runs (
+    run_no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    job text NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    counts jsonb NOT NULL DEFAULT '{}',
+    error text
+);
+
+CREATE INDEX job_runs_job ON job_runs (job, run_no DESC);
+
+-- One row an account, for reports and proofs.
+CREATE VIEW account_balances AS
+SELECT
+    a.customer_no,
+    a.asset,
+    v.account,
+    v.debits,
+    v.credits
+FROM accounts AS a
+CROSS JOIN
+    LATERAL (
+        VALUES
+        ('wallet', a.wallet_debits, a.wallet_credits),
+        ('upcoming', a.upcoming_debits, a.upcoming_credits),
+        ('purchased', a.purchased_debits, a.purchased_credits),
+        ('granted', a.granted_debits, a.granted_credits),
+        ('burned', a.burned_debits, a.burned_credits),
+        ('expired', a.expired_debits, a.expired_credits),
+        ('owed', a.owed_debits, a.owed_credits),
+        ('billed', a.billed_debits, a.billed_credits)
+    ) AS v (account, debits, credits)
+UNION ALL
+SELECT
+    m.customer_no,
+    m.asset,
+    v.account,
+    v.debits,
+    v.credits
+FROM money_accounts AS m
+CROSS JOIN
+    LATERAL (
+        VALUES
+        ('cash', m.cash_debits, m.cash_credits),
+        ('fees', m.fees_debits, m.fees_credits),
+        ('refunds', m.refunds_debits, m.refunds_credits),
+        ('disputed', m.disputed_debits, m.disputed_credits),
+        ('deferred_revenue', m.deferred_revenue_debits, m.deferred_revenue_credits),
+        ('revenue', m.revenue_debits, m.revenue_credits),
+        ('breakage_revenue', m.breakage_revenue_debits, m.breakage_revenue_credits),
+        ('tax', m.tax_debits, m.tax_credits),
+        ('opening', m.opening_debits, m.opening_credits)
+    ) AS v (account, debits, credits);
+
+CREATE FUNCTION refuse_change_v1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: history is corrected by another journal', tg_table_name
+        USING ERRCODE = 'check_violation', CONSTRAINT = 'journals_append_only';
+END
+$$;
+
+CREATE TRIGGER journals_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON journals
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
+CREATE TRIGGER transfers_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON transfers
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
+-- The clock of the service: database time, plus an offset that exists in sandbox mode only.
+CREATE FUNCTION service_now_v1() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
+    SELECT clock_timestamp() + clock_offset FROM installation
+$$;
+
+-- The last journal of a customer created at or before a moment, by halving: created_at grows with
+-- seq and seq has no gaps, so no index is needed and the cost does not grow with the history.
+CREATE FUNCTION journal_seq_at_v1(of_customer bigint, moment timestamptz)
+RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    low bigint := 0;
+    high bigint;
+    middle bigint;
+    middle_at timestamptz;
+BEGIN
+    SELECT last_seq INTO high FROM customers WHERE customer_no = of_customer;
+    WHILE low < high LOOP
+        middle := (low + high + 1) / 2;
+        SELECT created_at INTO middle_at FROM journals
+        WHERE customer_no = of_customer AND seq = middle;
+        IF middle_at <= moment THEN
+            low := middle;
+        ELSE
+            high := middle - 1;
+        END IF;
+    END LOOP;
+    RETURN coalesce(low, 0);
+END
+$$;
+
+INSERT INTO assets (asset, scale, is_money)
+SELECT code, 2, true FROM unnest(string_to_array(
+    'AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BWP BYN BZD CAD '
+    || 'CDF CHF CNY COP CRC CVE CZK DKK DOP DZD EGP ETB EUR FJD FKP GBP GEL GIP GMD GTQ GYD HKD '
+    || 'HNL HTG HUF IDR ILS INR ISK JMD KES KGS KHR KYD KZT LAK LBP LKR LRD LSL MAD MDL MKD MMK '
+    || 'MNT MOP MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON '
+    || 'RSD RUB SAR SBD SCR SEK SGD SHP SLE SOS SRD STD SZL THB TJS TOP TRY TTD TWD TZS UAH UGX '
+    || 'USD UYU UZS WST XCD YER ZAR ZMW', ' '
+)) AS code
+UNION ALL
+SELECT code, 0, true FROM unnest(string_to_array(
+    'BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF', ' '
+)) AS code
+UNION ALL
+SELECT code, 3, true FROM unnest(string_to_array('BHD JOD KWD OMR TND', ' ')) AS code
+UNION ALL
+SELECT 'credits', 9, false;
+
+GRANT USAGE ON SCHEMA public TO drawdown_app;
+GRANT SELECT, INSERT ON journals, transfers TO drawdown_app;
+GRANT SELECT, INSERT, UPDATE ON
+installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,
+lots, holds, hold_steps, debts, reversed_charges, api_keys
+TO drawdown_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON notes, requests, job_leases, job_runs TO drawdown_app;
+GRANT SELECT ON account_balances TO drawdown_app;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO drawdown_app;
