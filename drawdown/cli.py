@@ -15,6 +15,9 @@ from drawdown.settings import SettingsError
 
 COMMANDS: Final[Mapping[str, str]] = {
     "config": "drawdown.commands.config:config",
+    "verify": "drawdown.commands.verify:verify",
+    "demo": "drawdown.commands.demo:demo",
+    "replay": "drawdown.commands.replay:replay",
 }
 """Each command or group of commands, and where it is. A module is imported when it is needed."""
 

@@ -195,6 +195,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             is_secret=True,
         ),
     ] = None
+    traces: Annotated[
+        str | None,
+        _about(
+            "Folder of the two traces that `drawdown demo` replays. "
+            "Not set: `shared/data` beside the clone, else the samples that come with drawdown.",
+            "folder",
+            bounds="a path",
+        ),
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         _about("Least severity that is logged.", "level", bounds="debug, info, warning or error"),

@@ -12,7 +12,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from ledger import grants, holds, usage
-from ledger.answers import OverageAnswer, Problem
+from ledger.answers import Balance, OverageAnswer, Problem, balance_answer
 from ledger.amounts import format_amount
 from ledger.outcome import Outcome
 from ledger.requests import (
@@ -33,10 +33,17 @@ from ledger.settle import repay_debts, settle
 from ledger.state import Answered, Books, Settings
 
 
-class Closed(Struct, frozen=True):
-    """The customer takes no new holds, charges or grants."""
+class Remaining(Struct, frozen=True):
+    asset: str
+    balance: Balance
 
+
+class Closed(Struct, frozen=True):
+    """The customer takes no new holds, charges or grants; what remains."""
+
+    customer_id: str
     closed_at: datetime
+    remaining: list[Remaining]
 
 
 def decide(
@@ -139,4 +146,7 @@ def _close(books: Books, now: datetime) -> Outcome:
     if books.closed_at is None:
         books.closed_at = now
         books.is_changed = True
-    return Outcome(200, Closed(books.closed_at))
+    remaining = [
+        Remaining(account.asset, balance_answer(account)) for account in books.accounts.values()
+    ]
+    return Outcome(200, Closed(books.customer_id, books.closed_at, remaining))

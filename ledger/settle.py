@@ -315,6 +315,7 @@ def give_back(
         lot.expired += amount
     else:
         books.offer(lot)
+        books.due(lot.expires_at)  # an emptied lot was not due to end
     books.change_lot(lot)
 
 

@@ -13,7 +13,7 @@ from ledger.decide import decide
 from ledger.load import Loaded, load, lock
 from ledger.outcome import Outcome, refuse
 from ledger.post import Reply, post
-from ledger.requests import Request
+from ledger.requests import Capture, Extend, Request, Reverse, VoidGrant, VoidHold
 from ledger.state import Books, NeedMore, Settings
 from sql.pool import Connection
 
@@ -58,6 +58,9 @@ async def transact(
     """
     customers = await lock(conn, sorted({r.customer_no for r in requests}), wait=wait)
     mine = [r for r in requests if r.customer_no in customers]
+    if wait and len(mine) < len(requests):
+        # Waited for and not there: an id that names a customer who does not exist.
+        return [_nobody(request, render) for request in requests]
     if not mine:
         return [None] * len(requests)
     decided = await _decide(conn, customers, mine, settings)
@@ -97,6 +100,17 @@ async def _decide(
             continue
         return Deciding(requests, outcomes, customers, loaded.now)
     raise TooMuch(max(full, key=lambda no: full[no]))
+
+
+def _nobody(request: Request, render: Render) -> Result:
+    code, what = "customer_not_found", "customer"
+    if isinstance(request, Capture | VoidHold | Extend):
+        code, what = "hold_not_found", "hold"
+    elif isinstance(request, Reverse):
+        code, what = "charge_not_found", "charge"
+    elif isinstance(request, VoidGrant):
+        code, what = "grant_not_found", "grant"
+    return Result(404, render(request, refuse(404, code, f"No such {what}.")), False, code)
 
 
 class TooMuch(Exception):

@@ -9,7 +9,7 @@ alone. A batch that fails is run again in halves, down to the request at fault.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -69,7 +69,7 @@ class Batcher:
         *,
         queue_max: int,
         queue_seconds_max: float,
-        refresh_assets: Callable[[], object] | None = None,
+        refresh_assets: Callable[[], Awaitable[None]] | None = None,
         batch_max: int = BATCH_MAX,
         lanes: int = LANES,
     ) -> None:
@@ -220,7 +220,7 @@ class Batcher:
             except ScaleChanged:
                 if self.refresh_assets is None or attempt > RETRIES_MAX:
                     return await self._split(items, wait=wait, error=None)
-                self.refresh_assets()
+                await self.refresh_assets()
             except TooMuch as error:
                 return await self._split(items, wait=wait, error=error)
             except Exception as error:
@@ -232,9 +232,7 @@ class Batcher:
             await asyncio.sleep(min(0.005 * 2**attempt, 0.25) * random.uniform(0.5, 1.0))
         raise AssertionError("bounded by the cases above")
 
-    async def _split(
-        self, items: list[Item], *, wait: bool, error: Exception | None
-    ) -> list[Item]:
+    async def _split(self, items: list[Item], *, wait: bool, error: Exception | None) -> list[Item]:
         """Halve a failed batch until the request at fault stands alone."""
         if len(items) == 1:
             item = items[0]

@@ -31,6 +31,14 @@ STATEMENT_CACHE = 1_000  # statements a connection; there are a few hundred in a
 # asyncpg closes a connection after so many queries and then prepares every statement again.
 QUERIES_PER_CONNECTION_MAX = 100_000_000
 
+# What using a connection raises that is broken or about to be.
+_BROKEN = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
 Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 Pool: TypeAlias = asyncpg.Pool
 
@@ -199,34 +207,53 @@ async def _acquire(pool: Pool, seconds: float) -> PoolConnectionProxy:
 async def _release(pool: Pool, conn: PoolConnectionProxy) -> None:
     try:
         await pool.release(conn)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except _BROKEN:
         # The connection broke; asyncpg has closed it and the pool will open a new one.
         # What became of the work is already known.
         return
 
 
 async def _roll_back(conn: Connection, work: Transaction) -> None:
-    if conn.is_closed():
+    if _is_closed(conn):
         return
     try:
         await work.rollback()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except _BROKEN:
         # Not begun, or the connection is gone: the server rolls back by itself.
-        conn.terminate()
+        _terminate(conn)
 
 
 def _fault(conn: Connection, error: BaseException) -> DatabaseFault | None:
-    if isinstance(error, asyncpg.InterfaceError) and conn.is_closed():
+    if (fault := translate(error)) is not None:
+        return fault
+    # asyncpg blames the caller for using a connection that is closed, or just being closed.
+    if isinstance(error, asyncpg.InternalClientError) or (
+        isinstance(error, asyncpg.InterfaceError) and _is_closed(conn)
+    ):
         return DatabaseUnavailable(f"the connection was lost: {error}")
-    return translate(error)
+    return None
 
 
 def _failed_commit(conn: Connection, error: Exception) -> Exception:
     """What the failure of a COMMIT means: unknown, unless PostgreSQL itself refused it."""
-    if conn.is_closed() or ends_connection(error):
-        conn.terminate()
+    is_broken = isinstance(error, asyncpg.InternalClientError)
+    if is_broken or _is_closed(conn) or ends_connection(error):
+        _terminate(conn)
         return OutcomeUnknown(f"the connection was lost while committing: {error}")
     return translate(error) or error
+
+
+def _is_closed(conn: Connection) -> bool:
+    try:
+        return conn.is_closed()
+    except asyncpg.InterfaceError:
+        # asyncpg takes a broken connection back into the pool under our feet.
+        return True
+
+
+def _terminate(conn: Connection) -> None:
+    if not _is_closed(conn):
+        conn.terminate()
 
 
 def _unreachable(error: OSError | asyncpg.PostgresError) -> Exception:

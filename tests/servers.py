@@ -4,6 +4,7 @@ A server has a fresh folder of its own and a socket, no port, so any number run 
 `fsync` is on as everywhere; only the cluster's first files need not survive a power cut.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -88,9 +89,12 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL for the postmaster and all its processes, in one go, as a crash would."""
-        processes = [*_children(self.pid), self.pid]
+        # Stopped first, so that it can't see its children die and start others.
+        os.kill(self.pid, signal.SIGSTOP)
+        processes = [self.pid, *_children(self.pid)]
         for pid in processes:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._wait(lambda: not self._postmaster.is_alive())
         self._wait(lambda: not any(map(is_running, processes)))
 

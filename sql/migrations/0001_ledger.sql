@@ -326,6 +326,9 @@ CREATE TABLE requests (
 
 CREATE INDEX requests_refusals ON requests (created_at) WHERE status >= 400;
 
+CREATE INDEX requests_refusals_of_customer ON requests (customer_no, created_at)
+WHERE status >= 400;
+
 -- API keys and customer tokens: SHA-256 of the secret only. Not sharded: a small directory.
 CREATE TABLE api_keys (
     key_no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

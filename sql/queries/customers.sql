@@ -108,3 +108,15 @@ RETURNING service_now_v1();
 -- clock_read --
 -- The service's time.
 SELECT service_now_v1();
+
+-- customers_due --
+-- Customers to whom time has done something, the longest due first.
+SELECT customer_no
+FROM customers
+WHERE next_due_at <= (SELECT service_now_v1())
+ORDER BY next_due_at
+LIMIT $1::integer;
+
+-- customers_due_next --
+-- When something falls due next, for anyone.
+SELECT min(next_due_at) FROM customers WHERE next_due_at IS NOT NULL;

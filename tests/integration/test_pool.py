@@ -1,9 +1,11 @@
 """The pool and its transactions: what is committed, what each failure means, and healing."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from sql.pool import (
 )
 from tests.servers import Server, connected, open_folder
 
+DIE = "SELECT pg_terminate_backend(pg_backend_pid())"
 TABLES = """
 CREATE TABLE notes (id integer PRIMARY KEY, text text);
 CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -73,6 +76,13 @@ async def add(pool: Pool, number: int) -> None:
         await conn.execute("INSERT INTO notes VALUES ($1)", number)
 
 
+async def run(pool: Pool, *statements: str) -> None:
+    """The statements in one transaction."""
+    async with transaction(pool) as conn:
+        for statement in statements:
+            await conn.execute(statement)
+
+
 async def notes(pool: Pool) -> list[int]:
     async with transaction(pool) as conn:
         return [row["id"] for row in await conn.fetch("SELECT id FROM notes ORDER BY id")]
@@ -82,21 +92,26 @@ async def test_transaction_commits_at_the_end_and_rolls_back_on_an_error(pool: P
     await add(pool, 1)
     with pytest.raises(asyncpg.UniqueViolationError):
         await add(pool, 1)
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with transaction(pool) as conn:
             await conn.execute("INSERT INTO notes VALUES (2)")
             raise ZeroDivisionError
 
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert await notes(pool) == [1]
 
 
 async def test_transaction_with_a_swallowed_error_is_no_success(pool: Pool) -> None:
-    with pytest.raises(asyncpg.InFailedSQLTransactionError, match="nothing was committed"):
+    async def swallow() -> None:
         async with transaction(pool) as conn:
             await conn.execute("INSERT INTO notes VALUES (1)")
-            with pytest.raises(asyncpg.UniqueViolationError):
+            with contextlib.suppress(asyncpg.UniqueViolationError):
                 await conn.execute("INSERT INTO notes VALUES (1)")
 
+    with pytest.raises(asyncpg.InFailedSQLTransactionError, match="nothing was committed"):
+        await swallow()
     assert await notes(pool) == []
 
 
@@ -124,9 +139,7 @@ async def test_transaction_that_waits_too_long_for_a_lock_is_busy(pool: Pool) ->
     async with transaction(pool) as first:
         await first.execute("SELECT FROM notes FOR UPDATE")
         with pytest.raises(DatabaseBusy) as busy:
-            async with transaction(pool) as second:
-                await second.execute("SET LOCAL lock_timeout = '10ms'")
-                await second.execute("SELECT FROM notes FOR UPDATE")
+            await run(pool, "SET LOCAL lock_timeout = '10ms'", "SELECT FROM notes FOR UPDATE")
 
     assert busy.value.sqlstate == "55P03"
 
@@ -171,17 +184,14 @@ async def test_transaction_on_a_table_that_a_migration_changed_is_a_conflict_onc
 
 async def test_connection_lost_before_commit_wrote_nothing(pool: Pool) -> None:
     with pytest.raises(DatabaseUnavailable):
-        async with transaction(pool) as conn:
-            await conn.execute("INSERT INTO notes VALUES (1)")
-            await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        await run(pool, "INSERT INTO notes VALUES (1)", DIE)
 
     assert await notes(pool) == []
 
 
 async def test_connection_lost_at_commit_is_an_unknown_outcome(pool: Pool) -> None:
     with pytest.raises(OutcomeUnknown):
-        async with transaction(pool) as conn:
-            await conn.execute("INSERT INTO deadly VALUES (1)")
+        await run(pool, "INSERT INTO deadly VALUES (1)")
 
     assert await notes(pool) == []
 
@@ -223,9 +233,9 @@ async def test_pool_heals_after_the_server_was_away(pool: Pool, server: Server, 
 
 
 async def test_statements_during_a_restart_fail_as_faults_only(pool: Pool, server: Server) -> None:
-    stop = asyncio.Event()
+    stop, enough = asyncio.Event(), asyncio.Event()
     others: list[Exception] = []
-    done = 0
+    done = wanted = 0
 
     async def work(start: int) -> None:
         nonlocal done
@@ -235,6 +245,8 @@ async def test_statements_during_a_restart_fail_as_faults_only(pool: Pool, serve
             try:
                 await add(pool, number)
                 done += 1
+                if done >= wanted:
+                    enough.set()
             except DatabaseFault:
                 await asyncio.sleep(0.001)
             except Exception as error:
@@ -244,10 +256,10 @@ async def test_statements_during_a_restart_fail_as_faults_only(pool: Pool, serve
     for number in (signal.SIGINT, signal.SIGQUIT):
         await asyncio.to_thread(server.stop, number)
         await asyncio.to_thread(server.start)
-        before = done
+        wanted = done + 20
+        enough.clear()
         async with asyncio.timeout(5):
-            while done < before + 20:
-                await asyncio.sleep(0)
+            await enough.wait()
     stop.set()
     await asyncio.gather(*workers)
 
@@ -306,15 +318,14 @@ async def pooler(server: Server, tables: None) -> AsyncGenerator[str]:
     (folder / "users").write_text('"postgres" ""\n', "utf-8")
     if os.geteuid() == 0:
         os.chown(folder, account.uid, account.gid)
-    arguments = account.spawn()
     process = await asyncio.create_subprocess_exec(
-        *(program, "-q", folder / "pooler.ini"),
-        **{**arguments, "env": {**os.environ}},
+        program, folder / "pooler.ini", stderr=subprocess.PIPE, user=account.uid
     )
     try:
-        while not (folder / ".s.PGSQL.6432").exists():
-            assert process.returncode is None
-            await asyncio.sleep(0.01)
+        assert process.stderr is not None
+        async for line in process.stderr:
+            if b"process up" in line:
+                break
         yield f"postgresql://postgres@/postgres?host={folder}&port=6432"
     finally:
         process.terminate()
@@ -328,10 +339,11 @@ async def test_pool_behind_a_pooler_keeps_no_statements_and_works(
     assert await behind_pooler(pooler)
     assert not await behind_pooler(server.url())
     pool = await open_pool(pooler, size=8)
+    await run(pool, "TRUNCATE notes")
 
     await asyncio.gather(*(add(pool, number) for number in range(1_000, 1_200)))
 
-    assert set(range(1_000, 1_200)) <= set(await notes(pool))
+    assert await notes(pool) == list(range(1_000, 1_200))
     async with pool.acquire() as conn:
         await check_server(conn)
     await pool.close()

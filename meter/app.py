@@ -1,0 +1,95 @@
+"""The application: every route, behind Litestar, with the hot path in front of it."""
+
+import re
+from typing import Any, Final
+
+from litestar import Litestar, Request, Response, route as litestar_route
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+)
+
+from meter.edge import INTERNAL, App, Edge
+from meter.http import ROUTES
+from meter.http.hot import ROUTES as HOT
+from meter.problems import ProblemError
+from meter.route import Reply, Route
+from meter.service import Service
+
+HOT_OPERATIONS: Final = frozenset({"reserve", "capture", "void", "extend", "consume"})
+
+
+def create_app(service: Service, *, hot_first: bool = True) -> App:
+    """The ASGI application of a service.
+
+    Without `hot_first` the hot routes too go through Litestar: for the test that both are equal.
+    """
+    framework = Litestar(
+        route_handlers=[_handler(route) for route in ROUTES],
+        openapi_config=None,
+        exception_handlers={Exception: _failed, HTTPException: _failed},
+    )
+    hot = [route for route in HOT if route.operation in HOT_OPERATIONS] if hot_first else []
+    return Edge(service, hot, framework)  # type: ignore[arg-type]
+
+
+def _handler(route: Route) -> Any:
+    """An ordinary Litestar handler over a route."""
+
+    async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
+        edge: Edge = request.scope["drawdown"][0]  # type: ignore[typeddict-item]
+        ids = tuple(request.path_params[name] for name in re.findall(r"{(\w+)}", route.path))
+        reply = await edge.answer(
+            route,
+            ids,
+            request.scope,  # type: ignore[arg-type]
+            request.receive,  # type: ignore[arg-type]
+            dict(request.scope["headers"]),
+        )
+        request.scope["reply_code"] = reply.code  # type: ignore[typeddict-unknown-key]
+        return _response(reply)
+
+    handle.__name__ = f"{route.operation}_{route.method.lower()}"
+    path = re.sub(r"{(\w+)}", r"{\1:str}", route.path)
+    return litestar_route(path, http_method=[route.method], status_code=200)(handle)  # type: ignore[list-item]
+
+
+def _response(reply: Reply) -> Response[bytes]:
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    media_type = headers.pop("content-type", "application/json")
+    return Response(
+        content=reply.body, status_code=reply.status, headers=headers, media_type=media_type
+    )
+
+
+def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """What the framework refuses by itself: no such path, no such method."""
+    request_id = request.scope["drawdown"][1]  # type: ignore[typeddict-item]
+    problem = INTERNAL
+    if isinstance(error, NotFoundException):
+        problem = ProblemError(404, "not_found", "No such path. See /docs.")
+    elif isinstance(error, MethodNotAllowedException):
+        allowed = ", ".join(sorted(methods_of(request.url.path)))
+        problem = ProblemError(
+            405,
+            "method_not_allowed",
+            f"Allowed here: {allowed}.",
+            headers={"Allow": allowed},
+        )
+    elif isinstance(error, HTTPException) and error.status_code < 500:
+        problem = ProblemError(error.status_code, "malformed", error.detail)
+    reply = Reply(
+        problem.status, problem.body(request_id), tuple(problem.raw_headers()), problem.code
+    )
+    request.scope["reply_code"] = problem.code  # type: ignore[typeddict-unknown-key]
+    return _response(reply)
+
+
+def methods_of(path: str) -> set[str]:
+    """The methods that a path answers."""
+    return {
+        route.method
+        for route in ROUTES
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", route.path), path)
+    }

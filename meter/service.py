@@ -1,0 +1,273 @@
+"""One running service: its pool, its batcher, its keys, and what it remembers of the database."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol, TypeVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Struct
+
+from ledger import customers
+from ledger.answers import Problem
+from ledger.customers import Installation
+from ledger.outcome import Outcome
+from ledger.requests import Request, Settle
+from ledger.state import Settings
+from ledger.transact import Result, transact
+from meter import parse
+from meter.auth import Keys
+from meter.hot_path import RETRIES_MAX, Batcher
+from meter.observe import Metrics
+from meter.problems import ProblemError, problem_body
+from meter.route import Call
+from sql import queries
+from sql.errors import TransactionConflict
+from sql.pool import Connection, Pool, transaction
+
+T = TypeVar("T")
+
+CUSTOMERS_KNOWN_MAX: Final = 200_000
+"""How many ids a process remembers the numbers of (the mapping never changes)."""
+SETTLE_CHUNK: Final = 200
+SETTLE_ROUNDS_MAX: Final = 100
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """What the composition decides from the settings."""
+
+    create_customers: bool = False
+    signup_amount: int | None = None
+    signup_expires_in: int | None = None
+    signup_priority: int = 50
+    hold_lifetime_max: timedelta = timedelta(days=7)
+    queue_max: int = 10_000
+    queue_seconds_max: float = 5.0
+    rate_limit: tuple[int, int] | None = None
+    cors_origins: tuple[str, ...] = ()
+    is_sandbox: bool = False
+    books_time_zone: ZoneInfo = ZoneInfo("UTC")
+    metrics_open: bool = True
+    """Whether /metrics is answered on the main port."""
+
+
+class JobsPort(Protocol):
+    """The jobs, as far as the routes need them; the composition puts them in."""
+
+    async def timetable(self) -> Sequence[Struct]: ...
+    async def run(self, name: str) -> Struct | None: ...
+
+
+def render(request: Request, outcome: Outcome) -> bytes:
+    """The body of an answer or a refusal."""
+    answer = outcome.answer
+    if isinstance(answer, Problem):
+        return problem_body(
+            outcome.status,
+            answer.code,
+            answer.detail,
+            request_id=request.request_id,
+            pointer=answer.pointer,
+            facts=answer.facts,
+        )
+    return _encode(answer)
+
+
+class Service:
+    """Made by `start`, ended by `close`. Everything the routes need."""
+
+    def __init__(
+        self, pool: Pool, config: Config, installation: Installation, metrics: Metrics
+    ) -> None:
+        self.pool, self.config, self.installation = pool, config, installation
+        self.metrics = metrics
+        self.jobs: JobsPort | None = None
+        self.is_draining = False
+        self.keys = Keys(pool)
+        self._numbers: dict[str, int] = {}
+        self._assets: dict[str, customers.AssetAnswer] = {}
+        self._settings = Settings(scales={}, books_time_zone=config.books_time_zone)
+        self.batcher = Batcher(
+            pool,
+            render,
+            self.settings,
+            metrics,
+            queue_max=config.queue_max,
+            queue_seconds_max=config.queue_seconds_max,
+            refresh_assets=self.refresh_assets,
+        )
+
+    @classmethod
+    async def start(cls, pool: Pool, config: Config, metrics: Metrics | None = None) -> "Service":
+        """Read what the database fixes. Its `installation` row must exist."""
+        async with transaction(pool) as conn:
+            installation = await customers.installation(conn)
+        assert installation is not None, "the composition makes the installation first"
+        service = cls(pool, config, installation, metrics or Metrics())
+        await service.refresh_assets()
+        return service
+
+    async def close(self) -> None:
+        """Answer what is queued and stop. The pool belongs to the caller."""
+        await self.batcher.close()
+        await self.keys.close()
+
+    def drain(self) -> None:
+        """From now on not ready: load balancers look elsewhere, requests are still answered."""
+        self.is_draining = True
+
+    def settings(self) -> Settings:
+        return self._settings
+
+    async def refresh_assets(self) -> None:
+        """Read the assets again: one was added, or met with another scale."""
+        async with transaction(self.pool) as conn:
+            assets = await customers.assets(conn)
+        config = self.config
+        self._assets = {asset.code: asset for asset in assets}
+        self._settings = Settings(
+            scales={asset.code: asset.scale for asset in assets},
+            books_time_zone=config.books_time_zone,
+            hold_lifetime_max=config.hold_lifetime_max,
+            signup_amount=config.signup_amount,
+            signup_expires_in=config.signup_expires_in,
+            signup_priority=config.signup_priority,
+        )
+
+    def credit_scale(self, code: str, pointer: str = "/asset") -> int:
+        """The scale of a credit asset; 422 for an unknown one or a currency."""
+        asset = self._assets.get(code)
+        if asset is None or asset.is_money:
+            raise ProblemError(
+                422,
+                "invalid_asset",
+                f"{code!r} is not an asset of credits. PUT /v1/assets/{{code}} makes one.",
+                pointer=pointer,
+            )
+        return asset.scale
+
+    def money_scale(self, code: str, pointer: str) -> int:
+        """The scale of a currency; 422 for anything else."""
+        asset = self._assets.get(code)
+        if asset is None or not asset.is_money:
+            raise ProblemError(
+                422,
+                "invalid_currency",
+                "currency is an ISO 4217 code in upper case, such as USD.",
+                pointer=pointer,
+            )
+        return asset.scale
+
+    async def customer_no(
+        self, call: Call, customer_id: str, *, makes: bool = False, pointer: str = "/customer_id"
+    ) -> int:
+        """Our number of a customer the key may see. 404 otherwise, unless `makes` may create it."""
+        key = call.key
+        if key.customer_no is not None:
+            if key.customer_id != customer_id:
+                raise customer_missing()
+            return key.customer_no
+        number = self._numbers.get(customer_id)
+        if number is not None:
+            return number
+        parse.customer_id(customer_id, pointer)
+        return await self._find_customer(customer_id, makes=makes)
+
+    async def _find_customer(self, customer_id: str, *, makes: bool) -> int:
+        async with transaction(self.pool) as conn:
+            found = await customers.find(conn, [customer_id])
+        if customer_id not in found:
+            if not (makes and self.config.create_customers):
+                raise customer_missing()
+            found = {customer_id: (await self.make_customer(customer_id))[0]}
+        return self._remember(customer_id, found[customer_id])
+
+    def _remember(self, customer_id: str, number: int) -> int:
+        if len(self._numbers) >= CUSTOMERS_KNOWN_MAX:
+            self._numbers.clear()
+        self._numbers[customer_id] = number
+        return number
+
+    async def make_customer(self, customer_id: str) -> tuple[int, bool]:
+        """Create a customer unless it exists: its number, and whether it is new."""
+        due = self.config.signup_amount is not None
+        async with transaction(self.pool) as conn:
+            made = await customers.make(conn, [customer_id], signup_due=due)
+            found = made or await customers.find(conn, [customer_id])
+        if not found:  # made by another, committed after our snapshot
+            async with transaction(self.pool) as conn:
+                found = await customers.find(conn, [customer_id])
+        return self._remember(customer_id, found[customer_id]), bool(made)
+
+    async def decide_in(self, conn: Connection, request: Request) -> Result:
+        """Decide one request in the caller's transaction; a refusal is raised."""
+        results = await transact(conn, [request], self.settings(), render, wait=True)
+        result = results[0]
+        assert result is not None, "waited for the lock"
+        if result.code is not None:
+            raise ProblemError(result.status, result.code, "The customer can't be changed now.")
+        return result
+
+    async def retried(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run a transaction again after a conflict, in which nothing was written; bounded."""
+        for attempt in range(1, RETRIES_MAX + 1):
+            try:
+                return await work()
+            except TransactionConflict:
+                self.metrics.retried("conflict")
+                if attempt == RETRIES_MAX:
+                    raise
+                await asyncio.sleep(0.005 * 2**attempt * random.uniform(0.5, 1.0))
+        raise AssertionError("bounded")
+
+    async def settle_due(self) -> dict[str, int]:
+        """Post what time has done to customers that nobody asks about. Bounded; counts."""
+        settled = 0
+        for _ in range(SETTLE_ROUNDS_MAX):
+            async with transaction(self.pool) as conn:
+                due = await conn.fetch(queries.customers_due, SETTLE_CHUNK)
+            waiting = [
+                self.batcher.submit(
+                    Settle(customer_no=row[0], operation="settle", request_id="sweep")
+                )
+                for row in due
+            ]
+            results = await asyncio.gather(*waiting)
+            settled += sum(result.status == 200 for result in results)
+            if len(due) < SETTLE_CHUNK and all(result.status == 200 for result in results):
+                break
+        return {"customers": settled}
+
+    async def advance_clock(self, *, by: timedelta | None, to: datetime | None) -> tuple[Any, int]:
+        """Move the sandbox's clock from due instant to due instant; (now, steps). See `api.md`."""
+        async with transaction(self.pool) as conn:
+            now = await customers.now(conn)
+        target = to if to is not None else now + (by or timedelta())
+        if target < now:
+            raise ProblemError(
+                422, "invalid_to", f"The clock never goes back: it is {now.isoformat()}."
+            )
+        if target - now > timedelta(days=400):
+            raise ProblemError(422, "invalid_to", "At most 400 days in one call.")
+        steps = 0
+        while True:
+            async with transaction(self.pool) as conn:
+                due = await conn.fetchval(queries.customers_due_next)
+                if due is None or due > target:
+                    break
+                await customers.advance_clock(conn, due - await customers.now(conn))
+            await self.settle_due()
+            steps += 1
+        async with transaction(self.pool) as conn:
+            now = await customers.advance_clock(conn, target - await customers.now(conn))
+        return now, steps
+
+
+def customer_missing() -> ProblemError:
+    return ProblemError(
+        404, "customer_not_found", "No such customer. PUT /v1/customers/{customer_id} makes one."
+    )

@@ -1,0 +1,1009 @@
+-- Proofs of the books. Each statement finds where one invariant is broken: no row if it holds.
+--
+-- Columns: customer_no; asset; what; expected and found, amounts in the asset's smallest unit, or
+-- NULL where `what` says it all. $1 is the most rows told. Each statement sorts what it found, so
+-- a plan never saves itself work in the hope of the limit.
+
+-- proofs_settings --
+-- For the proofs' own transaction: plans that read whole tables, and the time to do so.
+SELECT
+    set_config('enable_seqscan', 'on', true),
+    set_config('plan_cache_mode', 'auto', true),
+    set_config('jit', 'off', true),
+    set_config('work_mem', '64MB', true),
+    set_config('statement_timeout', $1::text, true);
+
+-- proofs_names --
+-- The callers' ids of customers, by the directory where there is no other row of one.
+SELECT d.customer_no, coalesce(c.customer_id, d.customer_id) AS customer_id
+FROM customer_directory AS d
+LEFT JOIN customers AS c ON d.customer_no = c.customer_no
+WHERE d.customer_no = any($1::bigint[]);
+
+-- proofs_scales --
+-- The decimals of each asset.
+SELECT asset, scale FROM assets;
+
+-- proof_balance --
+-- Debits equal credits, per customer and asset, over all accounts.
+SELECT
+    customer_no,
+    asset,
+    'debits of all accounts, which equal the credits' AS what,
+    sum(credits) AS expected,
+    sum(debits) AS found
+FROM account_balances
+GROUP BY customer_no, asset
+HAVING sum(debits) <> sum(credits)
+ORDER BY customer_no, asset
+LIMIT $1::integer;
+
+-- proof_counters --
+-- The counters of each account are the sums of its transfers, on both sides. Where a customer has
+-- no account row in an asset, `proof_opened` tells.
+WITH pairs AS (
+    SELECT customer_no, asset, debit, credit, sum(amount) AS amount
+    FROM transfers
+    GROUP BY customer_no, asset, debit, credit
+),
+
+moved AS (
+    SELECT p.customer_no, p.asset, s.account, sum(s.debits) AS debits, sum(s.credits) AS credits
+    FROM pairs AS p
+    CROSS JOIN
+        LATERAL (VALUES (p.debit, p.amount, 0), (p.credit, 0, p.amount))
+        AS s (account, debits, credits)
+    GROUP BY p.customer_no, p.asset, s.account
+),
+
+compared AS (
+    SELECT
+        coalesce(m.customer_no, b.customer_no) AS customer_no,
+        coalesce(m.asset, b.asset) AS asset,
+        coalesce(m.account, b.account) AS account,
+        coalesce(m.debits, 0) AS debits_moved,
+        coalesce(b.debits, 0) AS debits,
+        coalesce(m.credits, 0) AS credits_moved,
+        coalesce(b.credits, 0) AS credits
+    FROM moved AS m
+    FULL JOIN
+        account_balances AS b
+        ON m.customer_no = b.customer_no AND m.asset = b.asset AND m.account = b.account
+)
+
+SELECT
+    c.customer_no,
+    c.asset,
+    v.side || ' of ' || c.account || ', which are those of its transfers' AS what,
+    v.moved AS expected,
+    v.counted AS found
+FROM compared AS c
+CROSS JOIN
+    LATERAL (
+        VALUES ('debits', c.debits_moved, c.debits), ('credits', c.credits_moved, c.credits)
+    ) AS v (side, moved, counted)
+WHERE
+    v.moved <> v.counted
+    AND (c.customer_no, c.asset) IN (SELECT customer_no, asset FROM account_balances)
+ORDER BY c.customer_no, c.asset, what
+LIMIT $1::integer;
+
+-- proof_opened --
+-- Every asset that a customer has used has its row of accounts.
+WITH used AS (
+    SELECT customer_no, asset FROM transfers
+    UNION
+    SELECT customer_no, asset FROM lots
+    UNION
+    SELECT customer_no, asset FROM holds
+    UNION
+    SELECT customer_no, asset FROM debts
+)
+
+SELECT
+    u.customer_no,
+    u.asset,
+    'there are no accounts in ' || u.asset || ', which was used' AS what,
+    NULL AS expected,
+    NULL AS found
+FROM used AS u
+LEFT JOIN assets AS s ON u.asset = s.asset
+LEFT JOIN
+    accounts AS a
+    ON u.customer_no = a.customer_no AND u.asset = a.asset AND NOT s.is_money
+LEFT JOIN
+    money_accounts AS m
+    ON u.customer_no = m.customer_no AND u.asset = m.asset AND s.is_money
+WHERE a.customer_no IS NULL AND m.customer_no IS NULL
+ORDER BY u.customer_no, u.asset
+LIMIT $1::integer;
+
+-- proof_floors --
+-- No balance that must not be negative is.
+SELECT
+    a.customer_no,
+    a.asset,
+    v.name || ', which is never below zero' AS what,
+    0 AS expected,
+    v.amount AS found
+FROM accounts AS a
+CROSS JOIN
+    LATERAL (
+        VALUES
+        ('available', a.wallet_credits - a.wallet_debits - a.wallet_pending),
+        ('pending', a.wallet_pending),
+        ('upcoming', a.upcoming_credits - a.upcoming_debits),
+        ('burned', a.burned_credits - a.burned_debits),
+        ('expired', a.expired_credits - a.expired_debits),
+        ('owed', a.owed_debits - a.owed_credits),
+        ('billed', a.billed_debits - a.billed_credits)
+    ) AS v (name, amount)
+WHERE v.amount < 0
+ORDER BY a.customer_no, a.asset, what
+LIMIT $1::integer;
+
+-- proof_wallet --
+-- Wallet and upcoming hold what the lots have left.
+WITH held AS (
+    SELECT
+        customer_no,
+        asset,
+        coalesce(sum(remaining) FILTER (WHERE NOT is_upcoming), 0) AS wallet,
+        coalesce(sum(remaining) FILTER (WHERE is_upcoming), 0) AS upcoming
+    FROM lots
+    GROUP BY customer_no, asset
+)
+
+SELECT
+    a.customer_no,
+    a.asset,
+    v.name || ', which is what its lots have left' AS what,
+    coalesce(v.held, 0) AS expected,
+    v.posted AS found
+FROM accounts AS a
+LEFT JOIN held AS h ON a.customer_no = h.customer_no AND a.asset = h.asset
+CROSS JOIN
+    LATERAL (
+        VALUES
+        ('wallet', h.wallet, a.wallet_credits - a.wallet_debits),
+        ('upcoming', h.upcoming, a.upcoming_credits - a.upcoming_debits)
+    ) AS v (name, held, posted)
+WHERE coalesce(v.held, 0) <> v.posted
+ORDER BY a.customer_no, a.asset, what
+LIMIT $1::integer;
+
+-- proof_lots --
+-- Each lot is what its transfers say: what was issued, what it has left and where, what expired,
+-- was voided, was burned (repaid debt included, what came back taken off). A voided lot has nothing
+-- left but what holds have pinned.
+WITH pairs AS (
+    SELECT customer_no, lot_no, asset, debit, credit, sum(amount) AS amount
+    FROM transfers
+    WHERE lot_no IS NOT NULL
+    GROUP BY customer_no, lot_no, asset, debit, credit
+),
+
+moved AS (
+    SELECT
+        p.customer_no,
+        p.lot_no,
+        p.asset,
+        sum(s.debits) FILTER (WHERE s.account = 'purchased') AS purchased,
+        sum(s.debits) FILTER (WHERE s.account = 'granted') AS granted,
+        sum(s.credits) FILTER (WHERE s.account = 'purchased') AS purchased_back,
+        sum(s.credits) FILTER (WHERE s.account = 'granted') AS granted_back,
+        sum(s.credits - s.debits) FILTER (WHERE s.account = 'wallet') AS wallet,
+        sum(s.credits - s.debits) FILTER (WHERE s.account = 'upcoming') AS upcoming,
+        sum(s.credits - s.debits) FILTER (WHERE s.account = 'expired') AS expired,
+        sum(s.credits - s.debits) FILTER (WHERE s.account IN ('burned', 'owed')) AS burned
+    FROM pairs AS p
+    CROSS JOIN
+        LATERAL (VALUES (p.debit, p.amount, 0), (p.credit, 0, p.amount))
+        AS s (account, debits, credits)
+    GROUP BY p.customer_no, p.lot_no, p.asset
+)
+
+SELECT
+    l.customer_no,
+    l.asset,
+    v.name || ' of lot ' || l.lot_no || v.meaning AS what,
+    coalesce(v.moved, 0) AS expected,
+    v.stored AS found
+FROM lots AS l
+LEFT JOIN
+    moved AS m
+    ON l.customer_no = m.customer_no AND l.lot_no = m.lot_no AND l.asset = m.asset
+CROSS JOIN
+    LATERAL (
+        VALUES
+        (
+            'amount',
+            ' by its transfers',
+            CASE l.category WHEN 'paid' THEN m.purchased ELSE m.granted END,
+            l.amount
+        ),
+        (
+            'remaining',
+            ' by its transfers with the wallet',
+            m.wallet,
+            CASE WHEN l.is_upcoming THEN 0 ELSE l.remaining END
+        ),
+        (
+            'remaining',
+            ' by its transfers with upcoming',
+            m.upcoming,
+            CASE WHEN l.is_upcoming THEN l.remaining ELSE 0 END
+        ),
+        ('expired', ' by its transfers', m.expired, l.expired),
+        (
+            'voided',
+            ' by its transfers',
+            CASE l.category WHEN 'paid' THEN m.purchased_back ELSE m.granted_back END,
+            l.voided
+        ),
+        ('burned', ' by its transfers', m.burned, l.amount - l.remaining - l.expired - l.voided),
+        (
+            'unpinned',
+            ', which was voided',
+            0,
+            CASE WHEN l.voided_at IS NULL THEN 0 ELSE l.remaining - l.pinned END
+        )
+    ) AS v (name, meaning, moved, stored)
+WHERE coalesce(v.moved, 0) <> v.stored
+ORDER BY l.customer_no, l.lot_no, what
+LIMIT $1::integer;
+
+-- proof_pending --
+-- What a wallet has set aside is what open holds have pinned.
+WITH pinned AS (
+    SELECT h.customer_no, h.asset, sum(p.amount) AS amount
+    FROM holds AS h
+    CROSS JOIN LATERAL unnest(h.pin_amounts) AS p (amount)
+    WHERE h.is_open
+    GROUP BY h.customer_no, h.asset
+)
+
+SELECT
+    a.customer_no,
+    a.asset,
+    'pending, which is what open holds have pinned' AS what,
+    coalesce(p.amount, 0) AS expected,
+    a.wallet_pending AS found
+FROM accounts AS a
+LEFT JOIN pinned AS p ON a.customer_no = p.customer_no AND a.asset = p.asset
+WHERE coalesce(p.amount, 0) <> a.wallet_pending
+ORDER BY a.customer_no, a.asset
+LIMIT $1::integer;
+
+-- proof_pins --
+-- What is pinned of each lot is what open holds have pinned of it; no hold pins a lot of another
+-- asset or one that does not exist.
+WITH pinned AS (
+    SELECT
+        h.customer_no, p.lot_no, sum(p.amount) AS amount, min(h.asset) AS asset,
+        max(h.asset) AS other_asset
+    FROM holds AS h
+    CROSS JOIN LATERAL unnest(h.pin_lots, h.pin_amounts) AS p (lot_no, amount)
+    WHERE h.is_open
+    GROUP BY h.customer_no, p.lot_no
+)
+
+SELECT
+    coalesce(l.customer_no, p.customer_no) AS customer_no,
+    coalesce(l.asset, p.asset) AS asset,
+    CASE
+        WHEN l.lot_no IS NULL
+            THEN 'lot ' || p.lot_no || ', which a hold has pinned, does not exist'
+        WHEN p.asset <> l.asset OR p.other_asset <> l.asset
+            THEN 'lot ' || l.lot_no || ' is pinned by a hold of another asset'
+        ELSE 'pinned of lot ' || l.lot_no || ' by open holds'
+    END AS what,
+    CASE WHEN p.asset = l.asset AND p.other_asset = l.asset THEN p.amount END AS expected,
+    l.pinned AS found
+FROM lots AS l
+FULL JOIN pinned AS p ON l.customer_no = p.customer_no AND l.lot_no = p.lot_no
+WHERE
+    l.pinned IS DISTINCT FROM coalesce(p.amount, 0)
+    OR p.asset <> l.asset
+    OR p.other_asset <> l.asset
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_holds --
+-- What each hold has captured is the sum of its charges. What an open one has left, pinned or
+-- uncovered, is its amount less what was captured. A capture above the hold breaks that rule (it
+-- leaves 0, and what is added later is whole): then more is left than the difference.
+WITH charged AS (
+    SELECT j.customer_no, j.hold_no, sum(t.amount) AS amount
+    FROM journals AS j
+    INNER JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
+    WHERE j.kind = 'charge' AND j.hold_no IS NOT NULL AND t.credit = 'burned'
+    GROUP BY j.customer_no, j.hold_no
+),
+
+steps AS (
+    SELECT
+        customer_no, hold_no, count(*) AS count, bool_or(pinned_before = 0) AS was_empty
+    FROM hold_steps
+    GROUP BY customer_no, hold_no
+),
+
+compared AS (
+    SELECT
+        h.customer_no,
+        h.asset,
+        h.hold_no,
+        h.is_open,
+        h.captured,
+        h.amount - h.captured AS left_by_amount,
+        h.uncovered + (
+            SELECT coalesce(sum(p.amount), 0) FROM unnest(h.pin_amounts) AS p (amount)
+        ) AS left_by_parts,
+        coalesce(c.amount, 0) AS charged,
+        coalesce(s.was_empty, false) AS was_empty,
+        coalesce(s.count, 0) AS steps_kept,
+        h.steps
+    FROM holds AS h
+    LEFT JOIN charged AS c ON h.customer_no = c.customer_no AND h.hold_no = c.hold_no
+    LEFT JOIN steps AS s ON h.customer_no = s.customer_no AND h.hold_no = s.hold_no
+)
+
+SELECT
+    c.customer_no,
+    c.asset,
+    v.what || c.hold_no || v.meaning AS what,
+    v.expected,
+    v.found
+FROM compared AS c
+CROSS JOIN
+    LATERAL (
+        VALUES
+        ('captured of hold ', ' by its charges', c.charged, c.captured, c.charged <> c.captured),
+        (
+            'pinned and uncovered of open hold ',
+            ', which is its amount less what was captured',
+            greatest(c.left_by_amount, 0),
+            c.left_by_parts,
+            c.is_open
+            AND c.left_by_parts <> c.left_by_amount
+            AND NOT (
+                c.left_by_parts > c.left_by_amount
+                AND c.captured > 0
+                AND (c.left_by_parts = 0 OR c.was_empty)
+            )
+        ),
+        (
+            'hold ',
+            ' does not have as many steps kept as it counts',
+            NULL,
+            NULL,
+            c.steps_kept <> c.steps
+        )
+    ) AS v (what, meaning, expected, found, is_wrong)
+WHERE v.is_wrong
+ORDER BY c.customer_no, c.hold_no, what
+LIMIT $1::integer;
+
+-- proof_uncovered --
+-- What is promised beyond the wallet is what open holds have uncovered, per policy.
+WITH promised AS (
+    SELECT
+        customer_no,
+        asset,
+        coalesce(sum(uncovered) FILTER (WHERE policy = 'owe'), 0) AS owe,
+        coalesce(sum(uncovered) FILTER (WHERE policy = 'bill'), 0) AS bill,
+        coalesce(sum(uncovered) FILTER (WHERE policy IS NULL), 0) AS neither
+    FROM holds
+    WHERE is_open
+    GROUP BY customer_no, asset
+)
+
+SELECT
+    a.customer_no,
+    a.asset,
+    'uncovered of open holds ' || v.policy AS what,
+    coalesce(v.promised, 0) AS expected,
+    v.counted AS found
+FROM accounts AS a
+LEFT JOIN promised AS p ON a.customer_no = p.customer_no AND a.asset = p.asset
+CROSS JOIN
+    LATERAL (
+        VALUES
+        ('under owe', p.owe, a.uncovered_owe),
+        ('under bill', p.bill, a.uncovered_bill),
+        ('under no policy', p.neither, 0)
+    ) AS v (policy, promised, counted)
+WHERE coalesce(v.promised, 0) <> v.counted
+ORDER BY a.customer_no, a.asset, what
+LIMIT $1::integer;
+
+-- proof_owed --
+-- The balance of owed is what the debts have open.
+WITH open_debts AS (
+    SELECT customer_no, asset, sum(amount::numeric - repaid - cancelled) AS amount
+    FROM debts
+    GROUP BY customer_no, asset
+)
+
+SELECT
+    a.customer_no,
+    a.asset,
+    'owed, which is what the debts have open' AS what,
+    coalesce(d.amount, 0) AS expected,
+    a.owed_debits - a.owed_credits AS found
+FROM accounts AS a
+LEFT JOIN open_debts AS d ON a.customer_no = d.customer_no AND a.asset = d.asset
+WHERE coalesce(d.amount, 0) <> a.owed_debits - a.owed_credits
+ORDER BY a.customer_no, a.asset
+LIMIT $1::integer;
+
+-- proof_debts --
+-- Each debt is what its charge left owed, and what its transfers repaid, cancelled and returned.
+WITH moved AS (
+    SELECT
+        customer_no,
+        debt_no,
+        asset,
+        sum(amount) FILTER (WHERE debit = 'wallet' AND credit = 'owed') AS repaid,
+        sum(amount) FILTER (WHERE debit = 'burned' AND credit = 'owed') AS cancelled,
+        sum(amount) FILTER (WHERE debit = 'burned' AND credit = 'wallet') AS returned
+    FROM transfers
+    WHERE debt_no IS NOT NULL
+    GROUP BY customer_no, debt_no, asset
+),
+
+owed AS (
+    SELECT customer_no, seq, asset, sum(amount) AS amount
+    FROM transfers
+    WHERE debit = 'owed' AND credit = 'burned'
+    GROUP BY customer_no, seq, asset
+),
+
+found AS (
+    SELECT
+        d.customer_no,
+        d.asset,
+        v.name || ' of debt ' || d.debt_no || ' by its transfers' AS what,
+        coalesce(v.moved, 0) AS expected,
+        v.stored AS found
+    FROM debts AS d
+    LEFT JOIN
+        moved AS m
+        ON d.customer_no = m.customer_no AND d.debt_no = m.debt_no AND d.asset = m.asset
+    CROSS JOIN
+        LATERAL (
+            VALUES
+            ('repaid', m.repaid, d.repaid),
+            ('cancelled', m.cancelled, d.cancelled),
+            ('returned', m.returned, d.returned)
+        ) AS v (name, moved, stored)
+    WHERE coalesce(v.moved, 0) <> v.stored
+    UNION ALL
+    SELECT
+        coalesce(o.customer_no, d.customer_no) AS customer_no,
+        coalesce(o.asset, d.asset) AS asset,
+        'debts of charge ' || coalesce(o.seq, d.charge_seq) || ', which left so much owed' AS what,
+        coalesce(o.amount, 0) AS expected,
+        coalesce(d.amount, 0) AS found
+    FROM owed AS o
+    FULL JOIN
+        (
+            SELECT customer_no, charge_seq, asset, sum(amount) AS amount
+            FROM debts
+            GROUP BY customer_no, charge_seq, asset
+        ) AS d
+        ON o.customer_no = d.customer_no AND o.seq = d.charge_seq AND o.asset = d.asset
+    WHERE coalesce(o.amount, 0) <> coalesce(d.amount, 0)
+)
+
+SELECT customer_no, asset, what, expected, found
+FROM found
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_reversals --
+-- What was undone of each charge is what its reversals took out of burned, at most the charge.
+WITH undone AS (
+    SELECT j.customer_no, j.charge_seq, min(t.asset) AS asset, sum(t.amount) AS amount
+    FROM journals AS j
+    INNER JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
+    WHERE j.kind = 'reversal' AND t.debit = 'burned'
+    GROUP BY j.customer_no, j.charge_seq
+),
+
+compared AS (
+    SELECT
+        coalesce(u.customer_no, r.customer_no) AS customer_no,
+        coalesce(u.charge_seq, r.charge_seq) AS charge_seq,
+        coalesce(u.asset, 'credits') AS asset,
+        coalesce(u.amount, 0) AS undone,
+        coalesce(r.reversed, 0) AS reversed
+    FROM undone AS u
+    FULL JOIN
+        reversed_charges AS r
+        ON u.customer_no = r.customer_no AND u.charge_seq = r.charge_seq
+),
+
+charged AS (
+    SELECT c.customer_no, c.charge_seq, sum(t.amount) AS amount
+    FROM compared AS c
+    INNER JOIN transfers AS t ON c.customer_no = t.customer_no AND c.charge_seq = t.seq
+    WHERE t.credit = 'burned'
+    GROUP BY c.customer_no, c.charge_seq
+)
+
+SELECT
+    c.customer_no,
+    c.asset,
+    v.what || c.charge_seq || v.meaning AS what,
+    v.expected,
+    v.found
+FROM compared AS c
+LEFT JOIN charged AS h ON c.customer_no = h.customer_no AND c.charge_seq = h.charge_seq
+CROSS JOIN
+    LATERAL (
+        VALUES
+        (
+            'reversed of charge ',
+            ' by its reversals',
+            c.undone,
+            c.reversed,
+            c.undone <> c.reversed
+        ),
+        (
+            'reversed of charge ',
+            ', which is at most the charge',
+            coalesce(h.amount, 0),
+            c.undone,
+            c.undone > coalesce(h.amount, 0)
+        )
+    ) AS v (what, meaning, expected, found, is_wrong)
+WHERE v.is_wrong
+ORDER BY c.customer_no, c.charge_seq, what
+LIMIT $1::integer;
+
+-- proof_sequence --
+-- A customer's journals are numbered from 1 without a gap, each made after the one before, and the
+-- customer's row knows the last.
+WITH ordered AS (
+    SELECT
+        customer_no,
+        seq,
+        created_at,
+        lag(seq) OVER by_seq AS seq_before,
+        lag(created_at) OVER by_seq AS created_before,
+        lead(seq) OVER by_seq IS NULL AS is_last
+    FROM journals
+    WINDOW by_seq AS (PARTITION BY customer_no ORDER BY seq)
+),
+
+found AS (
+    SELECT
+        customer_no,
+        'journal ' || seq || ' follows on '
+        || coalesce('journal ' || seq_before, 'nothing') AS what
+    FROM ordered
+    WHERE seq <> coalesce(seq_before, 0) + 1
+    UNION ALL
+    SELECT
+        customer_no,
+        'journal ' || seq || ' was not created after the one before: expected later than '
+        || created_before || ', found ' || created_at AS what
+    FROM ordered
+    WHERE created_at <= created_before
+    UNION ALL
+    SELECT
+        coalesce(c.customer_no, o.customer_no) AS customer_no,
+        'the last journal: expected ' || coalesce(o.seq, 0) || ' of '
+        || coalesce(o.created_at::text, 'never') || ', found '
+        || coalesce(c.last_seq::text, 'no customer') || ' of '
+        || coalesce(c.last_created_at::text, 'never') AS what
+    FROM customers AS c
+    FULL JOIN (SELECT * FROM ordered WHERE is_last) AS o ON c.customer_no = o.customer_no
+    WHERE
+        coalesce(o.seq, 0) IS DISTINCT FROM c.last_seq
+        OR o.created_at IS DISTINCT FROM c.last_created_at
+)
+
+SELECT customer_no, NULL AS asset, what, NULL AS expected, NULL AS found
+FROM found
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_links --
+-- Each journal names the hash of the one before (the first: 32 zero bytes), and the customer's row
+-- that of the last.
+WITH ordered AS (
+    SELECT
+        customer_no,
+        seq,
+        prev_hash,
+        hash,
+        lag(hash) OVER by_seq AS hash_before,
+        lead(seq) OVER by_seq IS NULL AS is_last
+    FROM journals
+    WINDOW by_seq AS (PARTITION BY customer_no ORDER BY seq)
+),
+
+found AS (
+    SELECT
+        customer_no,
+        'the hash before journal ' || seq AS what,
+        coalesce(hash_before, decode(repeat('00', 32), 'hex')) AS expected,
+        prev_hash AS found
+    FROM ordered
+    UNION ALL
+    SELECT
+        c.customer_no,
+        'the hash of the last journal on the customer' AS what,
+        coalesce(o.hash, decode(repeat('00', 32), 'hex')) AS expected,
+        c.last_hash AS found
+    FROM customers AS c
+    LEFT JOIN ordered AS o ON c.customer_no = o.customer_no AND o.is_last
+)
+
+SELECT
+    customer_no,
+    NULL AS asset,
+    what || ': expected ' || encode(expected, 'hex') || ', found ' || encode(found, 'hex') AS what,
+    NULL AS expected,
+    NULL AS found
+FROM found
+WHERE expected <> found
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_journals --
+-- A journal has transfers, numbered from 1 without a gap; a transfer has its journal.
+WITH lines AS (
+    SELECT customer_no, seq, count(*) AS count, min(line) AS first_line, max(line) AS last_line
+    FROM transfers
+    GROUP BY customer_no, seq
+)
+
+SELECT
+    coalesce(j.customer_no, l.customer_no) AS customer_no,
+    NULL AS asset,
+    CASE
+        WHEN l.seq IS NULL THEN 'journal ' || j.seq || ' has no transfers'
+        WHEN j.seq IS NULL THEN 'there is no journal ' || l.seq || ', but transfers of it'
+        ELSE 'the transfers of journal ' || j.seq || ' are not numbered from 1 without a gap'
+    END AS what,
+    NULL AS expected,
+    NULL AS found
+FROM journals AS j
+FULL JOIN lines AS l ON j.customer_no = l.customer_no AND j.seq = l.seq
+WHERE
+    j.seq IS NULL
+    OR l.seq IS NULL
+    OR l.first_line <> 1
+    OR l.last_line <> l.count
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_references --
+-- What one row names of the same customer exists.
+WITH found AS (
+    SELECT
+        t.customer_no,
+        'transfer ' || t.line || ' of journal ' || t.seq || ' names lot ' || t.lot_no AS what
+    FROM transfers AS t
+    LEFT JOIN
+        lots AS l
+        ON t.customer_no = l.customer_no AND t.lot_no = l.lot_no AND t.asset = l.asset
+    WHERE t.lot_no IS NOT NULL AND l.lot_no IS NULL
+    UNION ALL
+    SELECT
+        t.customer_no,
+        'transfer ' || t.line || ' of journal ' || t.seq || ' names debt ' || t.debt_no AS what
+    FROM transfers AS t
+    LEFT JOIN
+        debts AS d
+        ON t.customer_no = d.customer_no AND t.debt_no = d.debt_no AND t.asset = d.asset
+    WHERE t.debt_no IS NOT NULL AND d.debt_no IS NULL
+    UNION ALL
+    SELECT j.customer_no, 'journal ' || j.seq || ' names lot ' || j.lot_no AS what
+    FROM journals AS j
+    LEFT JOIN lots AS l ON j.customer_no = l.customer_no AND j.lot_no = l.lot_no
+    WHERE j.lot_no IS NOT NULL AND l.lot_no IS NULL
+    UNION ALL
+    SELECT j.customer_no, 'journal ' || j.seq || ' names hold ' || j.hold_no AS what
+    FROM journals AS j
+    LEFT JOIN holds AS h ON j.customer_no = h.customer_no AND j.hold_no = h.hold_no
+    WHERE j.hold_no IS NOT NULL AND h.hold_no IS NULL
+    UNION ALL
+    SELECT j.customer_no, 'journal ' || j.seq || ' names grant ' || j.grant_no AS what
+    FROM journals AS j
+    LEFT JOIN grants AS g ON j.customer_no = g.customer_no AND j.grant_no = g.grant_no
+    WHERE j.grant_no IS NOT NULL AND g.grant_no IS NULL
+    UNION ALL
+    SELECT j.customer_no, 'journal ' || j.seq || ' names debt ' || j.debt_no AS what
+    FROM journals AS j
+    LEFT JOIN debts AS d ON j.customer_no = d.customer_no AND j.debt_no = d.debt_no
+    WHERE j.debt_no IS NOT NULL AND d.debt_no IS NULL
+    UNION ALL
+    SELECT r.customer_no, r.what || ' names charge ' || r.charge_seq AS what
+    FROM
+        (
+            SELECT customer_no, charge_seq, 'journal ' || seq AS what
+            FROM journals
+            WHERE charge_seq IS NOT NULL
+            UNION ALL
+            SELECT customer_no, charge_seq, 'debt ' || debt_no AS what
+            FROM debts
+            UNION ALL
+            SELECT customer_no, charge_seq, 'a reversed amount' AS what
+            FROM reversed_charges
+        ) AS r
+    LEFT JOIN
+        journals AS j
+        ON r.customer_no = j.customer_no AND r.charge_seq = j.seq AND j.kind = 'charge'
+    WHERE j.seq IS NULL
+    UNION ALL
+    SELECT g.customer_no, 'grant ' || g.grant_no || ' names journal ' || g.journal_seq AS what
+    FROM grants AS g
+    LEFT JOIN
+        journals AS j
+        ON
+            g.customer_no = j.customer_no
+            AND g.journal_seq = j.seq
+            AND g.grant_no = j.grant_no
+            AND j.kind = 'grant'
+    WHERE j.seq IS NULL
+    UNION ALL
+    SELECT s.customer_no, 'step ' || s.step_no || ' names hold ' || s.hold_no AS what
+    FROM hold_steps AS s
+    LEFT JOIN holds AS h ON s.customer_no = h.customer_no AND s.hold_no = h.hold_no
+    WHERE h.hold_no IS NULL
+    UNION ALL
+    SELECT n.customer_no, 'a note names journal ' || n.seq AS what
+    FROM notes AS n
+    LEFT JOIN journals AS j ON n.customer_no = j.customer_no AND n.seq = j.seq
+    WHERE j.seq IS NULL
+)
+
+SELECT
+    customer_no,
+    NULL AS asset,
+    what || ', which does not exist as such' AS what,
+    NULL AS expected,
+    NULL AS found
+FROM found
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_grants --
+-- Every lot belongs to a grant of its asset and category; a voided grant gives no more.
+SELECT
+    v.customer_no,
+    NULL AS asset,
+    v.what,
+    NULL AS expected,
+    NULL AS found
+FROM
+    (
+        SELECT
+            l.customer_no,
+            'lot ' || l.lot_no || ' is not of the asset and category of its grant ' || l.grant_no
+            || ', or there is no such grant' AS what
+        FROM lots AS l
+        LEFT JOIN
+            grants AS g
+            ON
+                l.customer_no = g.customer_no
+                AND l.grant_no = g.grant_no
+                AND l.asset = g.asset
+                AND l.category = g.category
+        WHERE g.grant_no IS NULL
+        UNION ALL
+        SELECT
+            customer_no,
+            'grant ' || grant_no || ' was voided and has a next period' AS what
+        FROM grants
+        WHERE voided_at IS NOT NULL AND next_start_at IS NOT NULL
+        UNION ALL
+        SELECT
+            g.customer_no,
+            'grant ' || g.grant_no || ' has no lot' AS what
+        FROM grants AS g
+        LEFT JOIN lots AS l ON g.customer_no = l.customer_no AND g.grant_no = l.grant_no
+        WHERE l.lot_no IS NULL
+    ) AS v
+ORDER BY v.customer_no, v.what
+LIMIT $1::integer;
+
+-- proof_due --
+-- Nothing falls due before the instant that the customer's row names: no deadline of an open hold,
+-- end of a lot with something unpinned, start of an upcoming lot or of a period; and no debt is
+-- open beside available credit unless its repayment is due already.
+WITH due AS (
+    SELECT customer_no, expires_at AS at, 'hold ' || hold_no || ' ends' AS event
+    FROM holds
+    WHERE is_open
+    UNION ALL
+    SELECT customer_no, effective_at AS at, 'lot ' || lot_no || ' starts' AS event
+    FROM lots
+    WHERE is_upcoming
+    UNION ALL
+    SELECT customer_no, expires_at AS at, 'lot ' || lot_no || ' ends' AS event
+    FROM lots
+    WHERE
+        is_open
+        AND NOT is_upcoming
+        AND remaining > pinned
+        AND expires_at IS NOT NULL
+    UNION ALL
+    SELECT customer_no, next_start_at AS at, 'grant ' || grant_no || ' gives a lot' AS event
+    FROM grants
+    WHERE next_start_at IS NOT NULL
+    UNION ALL
+    SELECT customer_no, service_now_v1() AS at, 'a debt in ' || asset || ' is repaid' AS event
+    FROM accounts
+    WHERE owed_debits > owed_credits AND wallet_credits - wallet_debits > wallet_pending
+)
+
+SELECT
+    d.customer_no,
+    NULL AS asset,
+    'what is due next: expected ' || d.at || ' or earlier (' || d.event || '), found '
+    || coalesce(c.next_due_at::text, 'nothing') AS what,
+    NULL AS expected,
+    NULL AS found
+FROM due AS d
+LEFT JOIN customers AS c ON d.customer_no = c.customer_no
+WHERE c.next_due_at IS NULL OR c.next_due_at > d.at
+ORDER BY d.customer_no, d.at, what
+LIMIT $1::integer;
+
+-- proof_requests --
+-- Only answers that a key must repeat are remembered. $2: their statuses.
+SELECT
+    customer_no,
+    NULL AS asset,
+    'the answer to key ' || key || ' was remembered with status ' || status AS what,
+    NULL AS expected,
+    NULL AS found
+FROM requests
+WHERE NOT status = any($2::smallint[])
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_customers --
+-- A customer is in the directory under its own id, every row is of a customer that exists, and no
+-- object has a number that is yet to be given.
+WITH numbers AS (
+    SELECT customer_no, max(no) AS no
+    FROM
+        (
+            SELECT customer_no, max(hold_no) AS no FROM holds
+            GROUP BY customer_no
+            UNION ALL
+            SELECT customer_no, max(lot_no) AS no FROM lots
+            GROUP BY customer_no
+            UNION ALL
+            SELECT customer_no, max(grant_no) AS no FROM grants
+            GROUP BY customer_no
+            UNION ALL
+            SELECT customer_no, max(debt_no) AS no FROM debts
+            GROUP BY customer_no
+            UNION ALL
+            SELECT customer_no, 0 AS no FROM accounts
+            UNION ALL
+            SELECT customer_no, 0 AS no FROM money_accounts
+        ) AS n
+    GROUP BY customer_no
+),
+
+found AS (
+    SELECT
+        c.customer_no,
+        'the directory does not lead from ' || c.customer_id || ' to this customer' AS what
+    FROM customers AS c
+    LEFT JOIN
+        customer_directory AS d
+        ON c.customer_no = d.customer_no AND c.customer_id = d.customer_id
+    WHERE d.customer_no IS NULL
+    UNION ALL
+    SELECT
+        n.customer_no,
+        coalesce(
+            'the last number given: expected at least ' || n.no || ', found ' || c.last_no,
+            'there is no row of this customer, but others of it'
+        ) AS what
+    FROM numbers AS n
+    LEFT JOIN customers AS c ON n.customer_no = c.customer_no
+    WHERE c.customer_no IS NULL OR c.last_no < n.no
+)
+
+SELECT customer_no, NULL AS asset, what, NULL AS expected, NULL AS found
+FROM found
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_hashes --
+-- The hash of each journal is that of its canonical form, made anew from the rows as they are.
+WITH lines AS (
+    SELECT
+        customer_no,
+        seq,
+        string_agg(
+            E'\n' || asset || '|' || debit || '|' || credit || '|' || amount
+            || '|' || coalesce(lot_no::text, '') || '|' || coalesce(debt_no::text, ''),
+            '' ORDER BY line
+        ) AS text
+    FROM transfers
+    GROUP BY customer_no, seq
+),
+
+hashed AS (
+    SELECT
+        j.customer_no,
+        j.seq,
+        j.hash,
+        sha256(j.prev_hash || convert_to(
+            concat_ws(
+                '|',
+                'v1',
+                j.customer_no,
+                j.seq,
+                j.kind,
+                (extract(EPOCH FROM j.effective_at) * 1000000)::bigint,
+                (extract(EPOCH FROM j.created_at) * 1000000)::bigint,
+                to_char(j.book_date, 'YYYY-MM-DD'),
+                coalesce(j.late_for, ''),
+                coalesce(j.hold_no::text, ''),
+                coalesce(j.grant_no::text, ''),
+                coalesce(j.lot_no::text, ''),
+                coalesce(j.charge_seq::text, ''),
+                coalesce(j.debt_no::text, ''),
+                CASE WHEN j.is_late THEN 't' ELSE 'f' END,
+                j.origin,
+                coalesce(encode(j.notes_digest, 'hex'), ''),
+                coalesce(j.request_key, '')
+            ) || coalesce(l.text, ''),
+            'UTF8'
+        )) AS made
+    FROM journals AS j
+    LEFT JOIN lines AS l ON j.customer_no = l.customer_no AND j.seq = l.seq
+)
+
+SELECT
+    customer_no,
+    NULL AS asset,
+    'the hash of journal ' || seq || ': expected ' || encode(made, 'hex')
+    || ' by its rows, found ' || encode(hash, 'hex') AS what,
+    NULL AS expected,
+    NULL AS found
+FROM hashed
+WHERE made <> hash
+ORDER BY customer_no, seq
+LIMIT $1::integer;
+
+-- proof_notes --
+-- The texts beside a journal are those that entered its hash. An erased text has no row.
+WITH digested AS (
+    SELECT
+        j.customer_no,
+        j.seq,
+        j.notes_digest,
+        sha256(n.salt || convert_to(
+            '[' || coalesce(to_json(n.reference)::text, 'null')
+            || ',' || coalesce(to_json(n.reason)::text, 'null')
+            || ',' || coalesce(to_json(n.metadata)::text, 'null') || ']',
+            'UTF8'
+        )) AS made
+    FROM notes AS n
+    INNER JOIN journals AS j ON n.customer_no = j.customer_no AND n.seq = j.seq
+)
+
+SELECT
+    customer_no,
+    NULL AS asset,
+    'the digest of the texts of journal ' || seq || ': expected ' || encode(made, 'hex')
+    || ' by its texts, found ' || coalesce(encode(notes_digest, 'hex'), 'none') AS what,
+    NULL AS expected,
+    NULL AS found
+FROM digested
+WHERE made IS DISTINCT FROM notes_digest
+ORDER BY customer_no, seq
+LIMIT $1::integer;
