@@ -26,6 +26,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+import asyncpg
+
 from drawdown.postmaster import (
     SUPERUSER,
     PidFile,
@@ -174,8 +176,10 @@ class Embedded:
                 await asyncio.shield(_end(postmaster))
                 remove_socket_folder(postmaster.socket_folder)
                 raise
-        except BaseException:
+        except BaseException as error:
             lock.release()
+            if isinstance(error, OSError):
+                raise ServerError(f"can't use the data folder {folder}: {error}") from error
             raise
         self._watcher = asyncio.create_task(self._watch(), name="embedded-postgres")
         return self
@@ -206,7 +210,8 @@ class Embedded:
                 )
                 postmaster.adopt(file.pid)
                 joined = cls(folder, postmaster, None, say)
-                with contextlib.suppress(DatabaseFault):
+                # Not there yet while the other one is still making login and database.
+                with contextlib.suppress(DatabaseFault, asyncpg.PostgresError):
                     await (await connect(joined.dsn)).close()
                     return joined
             await asyncio.sleep(POLL_SECONDS)
@@ -217,8 +222,7 @@ class Embedded:
             return
         if self._watcher is not None:
             self._watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+            await asyncio.gather(self._watcher, return_exceptions=True)
         await _end(self._postmaster)
         remove_socket_folder(self._postmaster.socket_folder)
         lock, self._lock = self._lock, None
@@ -346,6 +350,8 @@ async def _make_data(postmaster: Postmaster, say: Say, *, synced: bool) -> None:
     data = postmaster.data
     if (data / "PG_VERSION").exists():
         return
+    if data.exists() and any(data.iterdir()):
+        raise ServerError(f"{data} is no PostgreSQL folder: choose another data folder (--data)")
     for half in data.parent.glob("postgres.new-*"):
         shutil.rmtree(half, ignore_errors=True)
     say(f"making a new database in {data}")

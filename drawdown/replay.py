@@ -27,7 +27,6 @@ RETRIED: Final = frozenset({429, 502, 503, 504})
 """Statuses after which the same key is sent again: ours, and those of a proxy before us."""
 
 
-
 class ReplayError(Exception):
     """The replay can't go on. The message is one line that says what to do."""
 
@@ -150,8 +149,8 @@ async def replay(
 ) -> Report:
     """Send every row of the plan over `concurrency` connections; `on_row` is called after each.
 
-    Raises ReplayError if the service can't be reached, stays away, or answers what it should not; TraceError if
-    the file has changed since it was surveyed.
+    Raises ReplayError if the service can't be reached, stays away, or answers what it should not;
+    TraceError if the file has changed since it was surveyed.
     """
     base = service_url(url)
     check_keys(plan)

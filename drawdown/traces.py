@@ -1,7 +1,7 @@
 """Usage traces: CSV files with one request to a language model in each row.
 
-Columns `TIMESTAMP,ContextTokens,GeneratedTokens`, as in `AzureLLMInferenceDataset2023`. Lines end in
-CRLF or LF, the last one perhaps in neither. A file is read row by row, so its size does not matter.
+Columns `TIMESTAMP,ContextTokens,GeneratedTokens`, as in `AzureLLMInferenceDataset2023`. Lines end
+in CRLF or LF, the last one perhaps in neither. A file is read row by row: its size does not matter.
 """
 
 import csv
@@ -78,7 +78,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         # Some editors write a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
             cells = csv.reader(file, strict=True)
-            _check_header(next(cells, []))
+            _check_header(next(cells, None) or [])
             number = 0
             while True:
                 line = cells.line_num + 1

@@ -12,7 +12,7 @@ from sql import queries
 
 REFUSALS_KEPT: Final = timedelta(days=30)
 TOKENS_KEPT: Final = timedelta(days=30)
-"""After their end: until then the answer says that the token has expired, not that it is unknown."""
+"""After their end: until then the answer is that the token has expired, not that it is unknown."""
 RUNS_KEPT: Final = timedelta(days=7)
 ROWS_MAX: Final = 1_000
 """In one transaction: some milliseconds, so that nobody waits for it."""

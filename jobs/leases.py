@@ -1,6 +1,6 @@
-"""Leases: one run of a job at a time, whichever process it is in, and no writes by one that lost it.
+"""Leases: one run of a job at a time in all processes, and no writes by a run that has lost it.
 
-A lease is a row with an end in real database time and a fence, a number that grows with every run.
+A lease is a row with an end in real database time and a fence: a number that grows with every run.
 A process that was paused past its lease may wake up and go on, while another already runs: whatever
 a run writes it writes in a transaction that first holds on to its fence (`hold`), and that fails.
 """

@@ -104,7 +104,8 @@ class Runner:
         self.jobs = {job.name: job for job in jobs}
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self.stopping = asyncio.Event()
-        self._running: set[asyncio.Task[JobRun | None]] = set()
+        self._running: set[asyncio.Task[JobRun]] = set()
+        self._works: set[asyncio.Future[Counts]] = set()
 
     async def tick(self, name: str) -> JobRun | None:
         """The clock says so: run the job, unless another process does or just did. Never raises."""
@@ -113,7 +114,7 @@ class Runner:
             return await self._in_task(job, apart=job.every * APART)
         except LeaseHeld:
             return None
-        except DatabaseFault as fault:
+        except (DatabaseFault, LeaseLost) as fault:
             log.warning("job_skipped", job=name, error=str(fault))
         except Exception:
             log.exception("job_failed", job=name)
@@ -122,7 +123,7 @@ class Runner:
     async def run_now(self, name: str) -> JobRun | None:
         """Run a job that somebody asked for, after the run under way, if any. None: no such job.
 
-        A job that fails is a run with an `error`. Raises LeaseHeld, DatabaseFault.
+        A job that fails is a run with an `error`. Raises LeaseHeld, LeaseLost, DatabaseFault.
         """
         if (job := self.jobs.get(name)) is None:
             return None
@@ -139,7 +140,7 @@ class Runner:
         """As `run_now`, for a route: a job that is still busy is a 503."""
         try:
             return await self.run_now(name)
-        except LeaseHeld as held:
+        except (LeaseHeld, LeaseLost) as held:
             raise ProblemError(503, "busy", f"{held}. Try again when that has ended.") from held
 
     async def timetable(self) -> Sequence[JobStatus]:
@@ -179,26 +180,20 @@ class Runner:
         self.stopping.set()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=STOP_SECONDS_MAX)
-            for task in late:
-                task.cancel()
+            for work in self._works:
+                work.cancel()
             if late:
                 await asyncio.wait(late, timeout=STOP_SECONDS_MAX)
 
-    async def _in_task(self, job: Job, *, apart: timedelta | None) -> JobRun | None:
+    async def _in_task(self, job: Job, *, apart: timedelta | None) -> JobRun:
         """A run in a task of its own: it goes on if whoever asked for it goes away."""
         task = asyncio.create_task(self._lead(job, apart), name=f"job-{job.name}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # Ours or the task's? Only the task's is an answer.
-            if task.cancelled():
-                return None
-            raise
+        return await asyncio.shield(task)
 
     async def _lead(self, job: Job, apart: timedelta | None) -> JobRun:
-        """Take the lease, run, record. Raises LeaseHeld, DatabaseFault."""
+        """Take the lease, run, record. Raises LeaseHeld, LeaseLost, DatabaseFault."""
         async with transaction(self.service.pool) as conn:
             lease = await leases.take(conn, job.name, self.holder, apart=apart)
             if lease is None:
@@ -206,19 +201,24 @@ class Runner:
             await conn.execute(
                 queries.run_abandon, job.name, "did not end: its process was killed or too slow"
             )
-            run_no, started_at = await conn.fetchrow(queries.run_start, job.name) or (0, None)
+            begun = await conn.fetchrow(queries.run_start, job.name)
+        assert begun is not None, "an INSERT with RETURNING has a row"
         counts, error = await self._work(job, lease)
         async with transaction(self.service.pool) as conn:
             await leases.hold(conn, lease)
             text = msgspec.json.encode(counts).decode()
-            finished_at = await conn.fetchval(queries.run_finish, run_no, text, error)
+            finished_at = await conn.fetchval(queries.run_finish, begun["run_no"], text, error)
             await leases.release(conn, lease)
-        return _run_of(started_at, finished_at, text, error)
+        return _run_of(begun["started_at"], finished_at, text, error)
 
     async def _work(self, job: Job, lease: Lease) -> tuple[Counts, str | None]:
-        """Do the work with the lease kept alive: what it did, and what went wrong."""
+        """Do the work with the lease kept alive: what it did, and what went wrong.
+
+        Raises LeaseLost.
+        """
         run = Run(self.service, lease, self.stopping)
         work = asyncio.ensure_future(job.work(run))
+        self._works.add(work)
         keeper = asyncio.create_task(self._keep(lease, work))
         try:
             async with asyncio.timeout(job.seconds_max):
@@ -226,15 +226,19 @@ class Runner:
         except TimeoutError:
             error = f"took longer than {job.seconds_max:g} s; the next run goes on"
         except asyncio.CancelledError:
+            if not work.cancelled():  # this task, not the work
+                raise
             if not self.stopping.is_set():
                 raise LeaseLost(job.name) from None
             error = "was cut short: its process stopped; the next run goes on"
         except LeaseLost:
             raise
         except Exception as fault:
-            log.exception("job_failed", job=job.name)
+            if not isinstance(fault, DatabaseFault):
+                log.exception("job_failed", job=job.name)
             error = f"{type(fault).__name__}: {fault}"[:ERROR_CHARS_MAX]
         finally:
+            self._works.discard(work)
             keeper.cancel()
             with suppress(asyncio.CancelledError):
                 await keeper

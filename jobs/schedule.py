@@ -8,7 +8,9 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.schedulers.asyncio import (  # pyright: ignore[reportMissingTypeStubs]
+    AsyncIOScheduler,
+)
 
 from jobs.forget import forget_refusals
 from jobs.runner import Job, Runner, Watch
@@ -58,7 +60,7 @@ class Clock:
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
-    def _add(self, function: object, argument: object, *, every: timedelta, first: datetime) -> None:
-        self._scheduler.add_job(
-            function, "interval", (argument,), seconds=every.total_seconds(), next_run_time=first
+    def _add(self, call: object, argument: object, *, every: timedelta, first: datetime) -> None:
+        self._scheduler.add_job(  # pyright: ignore[reportUnknownMemberType]
+            call, "interval", (argument,), seconds=every.total_seconds(), next_run_time=first
         )

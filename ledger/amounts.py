@@ -45,13 +45,17 @@ def parse_amount(text: str, scale: int) -> int:
 
 def format_amount(amount: int, scale: int) -> str:
     """Write a count of the smallest unit as a plain decimal string, without trailing zeros."""
+    if amount == 0:
+        return "0"
+    if amount < 0:
+        return "-" + format_amount(-amount, scale)
+    digits = str(amount)
     if scale == 0:
-        return str(amount)
-    sign, digits = ("-", -amount) if amount < 0 else ("", amount)
-    whole, rest = divmod(digits, 10**scale)
-    if rest == 0:
-        return f"{sign}{whole}"
-    return f"{sign}{whole}.{rest:0{scale}d}".rstrip("0")
+        return digits
+    if len(digits) <= scale:
+        digits = digits.zfill(scale + 1)
+    decimals = digits[-scale:].rstrip("0")
+    return f"{digits[:-scale]}.{decimals}" if decimals else digits[:-scale]
 
 
 def half_even(numerator: int, denominator: int) -> int:

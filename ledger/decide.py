@@ -133,7 +133,7 @@ def _set_overage(
 ) -> Outcome:
     if (books.policy, books.limit) != (request.policy, request.limit):
         books.policy, books.limit = request.policy, request.limit
-        books.is_changed = True
+        books.redefine()
     limit = request.limit
     scale = settings.scales["credits"]
     return Outcome(
@@ -145,7 +145,7 @@ def _set_overage(
 def _close(books: Books, now: datetime) -> Outcome:
     if books.closed_at is None:
         books.closed_at = now
-        books.is_changed = True
+        books.redefine()
     remaining = [
         Remaining(account.asset, balance_answer(account)) for account in books.accounts.values()
     ]

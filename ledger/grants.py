@@ -115,7 +115,7 @@ def _lots_of(books: Books, given: Grant) -> list[Lot]:
 def sign_up(books: Books, settings: Settings, now: datetime) -> None:
     """The sign-up grant, exactly once: the mark on the customer is cleared under its lock."""
     books.signup_due = False
-    books.is_changed = True
+    books.redefine()
     if settings.signup_amount is None or books.closed_at is not None:
         return
     seconds = settings.signup_expires_in
@@ -199,5 +199,5 @@ def _void_lot(
     lot.voided += taken
     lot.is_upcoming = False
     lot.voided_at = now
-    books.change_lot(lot)
+    books.change_lot(lot, reshaped=True)
     return taken

@@ -81,13 +81,19 @@ def _refuse_ended(hold: Hold) -> Outcome:
     )
 
 
+def _find(books: Books, hold_no: int) -> Hold | None:
+    """A hold by number. One made in this very batch is not there yet: nobody can know its id."""
+    hold = books.holds.get(hold_no)
+    return None if hold is None or hold.is_new else hold
+
+
 def _not_found() -> Outcome:
     return refuse(404, "hold_not_found", "No such hold.")
 
 
 def void(books: Books, request: VoidHold, settings: Settings, now: datetime) -> Outcome:
     """End a hold with nothing more taken."""
-    hold = books.holds.get(request.hold_no)
+    hold = _find(books, request.hold_no)
     if hold is None:
         return _not_found()
     if hold.status != "open":
@@ -100,7 +106,7 @@ def void(books: Books, request: VoidHold, settings: Settings, now: datetime) -> 
 
 def extend(books: Books, request: Extend, settings: Settings, now: datetime) -> Outcome:
     """Move a hold's deadline, never back and at most to its lifetime; `add` to its amount."""
-    hold = books.holds.get(request.hold_no)
+    hold = _find(books, request.hold_no)
     if hold is None:
         return _not_found()
     if hold.status != "open":
@@ -175,7 +181,7 @@ def _remember_step(books: Books, hold: Hold, now: datetime) -> None:
 
 def capture(books: Books, request: Capture, settings: Settings, now: datetime) -> Outcome:
     """Turn all or part of a hold into a charge."""
-    hold = books.holds.get(request.hold_no)
+    hold = _find(books, request.hold_no)
     if hold is None:
         return _not_found()
     if (wrong := check_effective_at(request.effective_at, now)) is not None:

@@ -7,6 +7,7 @@ that reach further, are loaded in full.
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
+from enum import IntEnum
 from typing import Any, Final
 
 from asyncpg import Record
@@ -37,8 +38,10 @@ from ledger.state import (
 from sql import queries
 from sql.pool import Connection
 
-LOTS_FIRST: Final = 64
-"""Lots of an asset loaded at first, in burn order: more than most requests ever draw on."""
+LOTS_FIRST: Final = 2
+"""Lots of an asset loaded at first, in burn order: most requests draw on one."""
+LOTS_MORE: Final = 250
+"""Loaded when the first are not enough, before everything is."""
 DEBTS_FIRST: Final = 100
 LOTS_MAX: Final = 20_000
 """The most open lots of a customer that one request can settle or draw on (about 0.3 s of work)."""
@@ -46,6 +49,17 @@ DEBTS_MAX: Final = STEPS_MAX + 1
 DUE_HOLDS_MAX: Final = STEPS_MAX + 1
 
 Row = Sequence[Any]
+
+
+class Depth(IntEnum):
+    """How much of a customer is loaded, beyond the usual part."""
+
+    MORE = 1
+    """More lots in burn order."""
+    FULL = 2
+    """Everything that is open."""
+    LATE = 3
+    """And the lots whose credit ran out in the last 35 days."""
 
 
 class Loaded(Struct, frozen=True):
@@ -101,13 +115,14 @@ async def load(
     requests: Sequence[Request],
     scales: dict[str, int],
     *,
-    full: dict[int, bool] | None = None,
+    depths: dict[int, Depth] | None = None,
 ) -> Loaded:
-    """Fill locked books with what the requests need. `full`: customers wanted whole → also late.
+    """Fill locked books with what the requests need; `depths`: customers of which more is needed.
 
     A customer to whom time has done something is always loaded whole.
     """
-    full = dict(full or {})
+    depths = depths or {}
+    full = {no: depth is Depth.LATE for no, depth in depths.items() if depth >= Depth.FULL}
     keys = [(r.customer_no, r.key) for r in requests if r.key is not None]
     holds = {
         (r.customer_no, r.hold_no) for r in requests if isinstance(r, Capture | VoidHold | Extend)
@@ -120,7 +135,7 @@ async def load(
         [no for no, _ in holds],
         [no for _, no in holds],
         list({r.api_key_no for r in requests if r.api_key_no is not None}),
-        LOTS_FIRST,
+        [LOTS_MORE if no in depths else LOTS_FIRST for no in customers],
         DEBTS_FIRST,
     )
     assert row is not None
@@ -129,7 +144,7 @@ async def load(
         books.is_full = books.has_late = False
         if books.next_due_at is not None and books.next_due_at <= now:
             full.setdefault(customer_no, False)
-    _fill(customers, row, scales)
+    _fill(customers, row, scales, depths)
     if full:
         await _load_full(conn, {no: customers[no] for no in full}, now, late=any(full.values()))
     if reverses := [r for r in requests if isinstance(r, Reverse)]:
@@ -139,7 +154,9 @@ async def load(
     return Loaded(now, row["closed_through"], frozenset(row["dead_keys"] or ()))
 
 
-def _fill(customers: dict[int, Books], row: Record, scales: dict[str, int]) -> None:
+def _fill(
+    customers: dict[int, Books], row: Record, scales: dict[str, int], depths: dict[int, Depth]
+) -> None:
     for customer_no, key, fingerprint, status, body in row["answered"] or ():
         customers[customer_no].answered[key] = Answered(fingerprint, status, body)
     for no, asset, wallet, pending, upcoming, owed, billed, owe, bill in row["accounts"] or ():
@@ -157,14 +174,12 @@ def _fill(customers: dict[int, Books], row: Record, scales: dict[str, int]) -> N
             uncovered_owe_before=int(owe),
             uncovered_bill_before=int(bill),
         )
-    counts: dict[tuple[int, str], int] = {}
     for lot_row in row["lots"] or ():
         books, lot = customers[lot_row[0]], read_lot(lot_row)
         _keep_lot(books, lot)
-        place = (books.customer_no, lot.asset)
-        counts[place] = counts.get(place, 0) + 1
-        if counts[place] == LOTS_FIRST:
-            books.horizon[lot.asset] = lot.burn_key
+        line = books.order[lot.asset]
+        if len(line) == (LOTS_MORE if books.customer_no in depths else LOTS_FIRST):
+            books.horizon[lot.asset] = line[-1][0]
     debts = 0
     for debt_row in row["debts"] or ():
         _keep_debt(customers[debt_row[0]], debt_row)

@@ -10,10 +10,9 @@ from typing import Any, Final
 from asyncpg import Record
 from msgspec import Struct
 
-from ledger.amounts import AMOUNT_MAX
 from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
 from ledger.requests import Request
-from ledger.state import Account, Books, Hold, Lot
+from ledger.state import Account, Books, Grant, Hold, Lot
 from sql import queries
 from sql.pool import Connection
 
@@ -30,20 +29,20 @@ class Reply(Struct, frozen=True):
     body: bytes
 
 
-# The columns of `batch_post`, by part, in the order of its parameters.
-_CUSTOMERS: Final = 10
-_ACCOUNTS: Final = 21
-_LOTS: Final = 10
-_HOLDS_MADE: Final = 18
+# How many parameters each part of `batch_post` has.
+_CUSTOMERS: Final = 6
+_ACCOUNTS: Final = 3
+_LOTS: Final = 4
+_HOLDS_MADE: Final = 12
 _HOLDS_MOVED: Final = 13
 _JOURNALS: Final = 18
 _TRANSFERS: Final = 9
-_REQUESTS: Final = 8
+_REQUESTS: Final = 7
 
 
-def columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
-    """Rows turned into one list per column, `width` of them also when there is no row."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * width
+def columns(rows: Sequence[Sequence[Any]], width: int) -> list[Sequence[Any]]:
+    """Rows turned into one sequence per column, `width` of them also when there is no row."""
+    return list(zip(*rows, strict=True)) if rows else [()] * width
 
 
 async def post(
@@ -54,41 +53,32 @@ async def post(
     Raises ScaleChanged if an asset's first use met another scale.
     """
     changed = [books for books in customers if books.is_changed]
-    accounts = [(books, account) for books in changed for account in books.accounts.values()]
-    await _open_accounts(conn, [pair for pair in accounts if pair[1].is_new])
-    moves: list[Sequence[Any]] = []
-    for books, account in accounts:
-        if (row := _account_row(account)) is None:
-            continue
-        if max(row) > AMOUNT_MAX:
-            await conn.execute(
-                queries.accounts_move_large, books.customer_no, account.asset, row
-            )
-        else:
-            moves.append((books.customer_no, account.asset, *row))
+    await _open_accounts(
+        conn,
+        [(books, a) for books in changed for a in books.accounts.values() if a.is_new],
+    )
     lots = [(books, lot) for books in changed for lot in books.changed_lots.values()]
     holds = [(books, hold) for books in changed for hold in books.changed_holds.values()]
     await conn.execute(
         queries.batch_post,
+        now,
         *columns([_customer_row(books) for books in changed], _CUSTOMERS),
-        *columns(moves, _ACCOUNTS),
-        *columns([_lot_row(b, lot) for b, lot in lots if not lot.is_new], _LOTS),
+        *columns(_account_rows(changed), _ACCOUNTS),
+        *columns(
+            [_lot_row(b, lot) for b, lot in lots if not (lot.is_new or lot.is_reshaped)], _LOTS
+        ),
         *columns([_made_hold(b, hold) for b, hold in holds if hold.is_new], _HOLDS_MADE),
         *columns([_moved_hold(b, hold) for b, hold in holds if not hold.is_new], _HOLDS_MOVED),
         *columns(_journal_rows(changed), _JOURNALS),
         *columns(_transfer_rows(changed), _TRANSFERS),
-        *columns([_request_row(reply, now) for reply in replies], _REQUESTS),
+        *columns([_request_row(reply) for reply in replies], _REQUESTS),
     )
-    await _post_rare(conn, changed, [(b, lot) for b, lot in lots if lot.is_new])
+    await _post_rare(conn, changed, lots)
 
 
 def _customer_row(books: Books) -> Sequence[Any]:
     return (
         books.customer_no,
-        books.policy,
-        books.limit,
-        books.signup_due,
-        books.closed_at,
         books.last_no,
         books.last_seq,
         books.last_hash,
@@ -97,35 +87,33 @@ def _customer_row(books: Books) -> Sequence[Any]:
     )
 
 
-def _account_row(account: Account) -> list[int] | None:
-    """What is added to each counter, in column order; None if nothing is."""
-    debits, credits = account.debits, account.credits
-    pending = account.pending - account.pending_before
-    owe = account.uncovered_owe - account.uncovered_owe_before
-    bill = account.uncovered_bill - account.uncovered_bill_before
-    if not (debits or pending or owe or bill):
-        return None
-    row: list[int] = []
-    for name in CREDIT_ACCOUNTS:
-        row += (debits.get(name, 0), credits.get(name, 0))
-        if name == "wallet":
-            row.append(pending)
-    return [*row, owe, bill]
+def _account_rows(changed: list[Books]) -> list[Sequence[Any]]:
+    """What is added to each account's counters, as the text of an array: sums may pass a bigint."""
+    rows: list[Sequence[Any]] = []
+    for books in changed:
+        for account in books.accounts.values():
+            debits, credits = account.debits, account.credits
+            pending = account.pending - account.pending_before
+            owe = account.uncovered_owe - account.uncovered_owe_before
+            bill = account.uncovered_bill - account.uncovered_bill_before
+            if not (debits or pending or owe or bill):
+                continue
+            wallet = f"{debits.get('wallet', 0)},{credits.get('wallet', 0)},{pending}"
+            others = ",0,0,0,0,0,0,0,0,0,0,0,0,0,0"
+            if debits:
+                others = "".join(
+                    f",{debits.get(name, 0)},{credits.get(name, 0)}" for name in _BESIDE_WALLET
+                )
+            moves = f"{{{wallet}{others},{owe},{bill}}}"
+            rows.append((books.customer_no, account.asset, moves))
+    return rows
+
+
+_BESIDE_WALLET: Final = tuple(name for name in CREDIT_ACCOUNTS if name != "wallet")
 
 
 def _lot_row(books: Books, lot: Lot) -> Sequence[Any]:
-    return (
-        books.customer_no,
-        lot.lot_no,
-        lot.remaining,
-        lot.pinned,
-        lot.expired,
-        lot.voided,
-        lot.is_upcoming,
-        lot.voided_at,
-        lot.deferred_amount,
-        lot.deferred_units,
-    )
+    return books.customer_no, lot.lot_no, lot.remaining, lot.pinned
 
 
 def _pins(hold: Hold) -> tuple[str, str]:
@@ -140,18 +128,12 @@ def _made_hold(books: Books, hold: Hold) -> Sequence[Any]:
         books.customer_no,
         hold.hold_no,
         hold.asset,
-        hold.status,
         hold.requested,
         hold.amount,
-        hold.captured,
         hold.uncovered,
         hold.policy,
         *_pins(hold),
-        hold.steps,
         hold.expires_at,
-        hold.created_at,
-        hold.ended_at,
-        hold.ended_created_at,
         hold.reference,
         hold.metadata,
     )
@@ -210,7 +192,7 @@ def _transfer_rows(changed: list[Books]) -> list[Sequence[Any]]:
     ]
 
 
-def _request_row(reply: Reply, now: datetime) -> Sequence[Any]:
+def _request_row(reply: Reply) -> Sequence[Any]:
     request = reply.request
     return (
         request.customer_no,
@@ -220,7 +202,6 @@ def _request_row(reply: Reply, now: datetime) -> Sequence[Any]:
         reply.status,
         reply.body,
         request.trace_id,
-        now,
     )
 
 
@@ -238,98 +219,118 @@ async def _open_accounts(conn: Connection, pairs: list[tuple[Books, Account]]) -
 
 
 async def _post_rare(
-    conn: Connection, changed: list[Books], new_lots: list[tuple[Books, Lot]]
+    conn: Connection, changed: list[Books], lots: list[tuple[Books, Lot]]
 ) -> None:
     """What the hot path seldom writes: grants, lots, debts, texts, money."""
-
-    async def put(statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        if rows:
-            await conn.execute(statement, *columns(rows, 0))
-
     grants = [(books.customer_no, g) for books in changed for g in books.changed_grants.values()]
     debts = [(books.customer_no, d) for books in changed for d in books.changed_debts.values()]
-    await put(
-        queries.grants_make,
-        [
-            (
-                no,
-                g.grant_no,
-                g.asset,
-                g.amount,
-                g.category,
-                g.cost.amount if g.cost else None,
-                g.cost.currency if g.cost else None,
-                g.priority,
-                g.effective_at,
-                g.expires_at,
-                g.interval,
-                g.count if g.interval else None,
-                g.anchor,
-                g.rollover_max,
-                g.rollover_expires_in,
-                g.next_start_at,
-                g.voided_at,
-                g.void_money,
-                g.origin,
-                g.journal_seq,
-                g.created_at,
-            )
-            for no, g in grants
-            if g.is_new
-        ],
-    )
-    await put(
-        queries.grants_move,
-        [
-            (no, g.grant_no, g.next_start_at, g.voided_at, g.void_money)
-            for no, g in grants
-            if not g.is_new
-        ],
-    )
-    await put(queries.lots_make, [_made_lot(books, lot) for books, lot in new_lots])
-    await put(
-        queries.debts_make,
-        [
-            (no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled, d.returned)
-            for no, d in debts
-            if d.is_new
-        ],
-    )
-    await put(
-        queries.debts_move,
-        [(no, d.debt_no, d.repaid, d.cancelled, d.returned) for no, d in debts if not d.is_new],
-    )
-    await put(
-        queries.hold_steps_make,
-        [
-            (books.customer_no, s.hold_no, s.step_no, s.at, s.pinned_before)
-            for books in changed
-            for s in books.steps
-        ],
-    )
-    await put(
-        queries.notes_make,
-        [
-            (books.customer_no, j.seq, n.salt, n.reference, n.reason, n.metadata)
-            for books in changed
-            for j in books.journals
-            if (n := j.notes) is not None
-        ],
-    )
-    await put(
-        queries.reversed_charges_move,
-        [
-            (books.customer_no, charge.seq, charge.reversed)
-            for books in changed
-            for charge in books.changed_charges.values()
-        ],
-    )
+    for statement, rows in (
+        (queries.customers_set, [_redefined(books) for books in changed if books.is_redefined]),
+        (queries.grants_make, [_made_grant(no, grant) for no, grant in grants if grant.is_new]),
+        (
+            queries.grants_move,
+            [
+                (no, g.grant_no, g.next_start_at, g.voided_at, g.void_money)
+                for no, g in grants
+                if not g.is_new
+            ],
+        ),
+        (queries.lots_make, [_made_lot(books, lot) for books, lot in lots if lot.is_new]),
+        (
+            queries.lots_reshape,
+            [_reshaped(b, lot) for b, lot in lots if lot.is_reshaped and not lot.is_new],
+        ),
+        (
+            queries.debts_make,
+            [
+                (no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled, d.returned)
+                for no, d in debts
+                if d.is_new
+            ],
+        ),
+        (
+            queries.debts_move,
+            [(no, d.debt_no, d.repaid, d.cancelled, d.returned) for no, d in debts if not d.is_new],
+        ),
+        (
+            queries.hold_steps_make,
+            [
+                (books.customer_no, s.hold_no, s.step_no, s.at, s.pinned_before)
+                for books in changed
+                for s in books.steps
+            ],
+        ),
+        (
+            queries.notes_make,
+            [
+                (books.customer_no, j.seq, n.salt, n.reference, n.reason, n.metadata)
+                for books in changed
+                for j in books.journals
+                if (n := j.notes) is not None
+            ],
+        ),
+        (
+            queries.reversed_charges_move,
+            [
+                (books.customer_no, charge.seq, charge.reversed)
+                for books in changed
+                for charge in books.changed_charges.values()
+            ],
+        ),
+    ):
+        if rows:
+            await conn.execute(statement, *columns(rows, 0))
     for books in changed:
         for currency, moves in books.money.items():
             row: list[int] = []
             for name in MONEY_ACCOUNTS:
                 row += (moves.debits.get(name, 0), moves.credits.get(name, 0))
             await conn.execute(queries.money_post, books.customer_no, currency, row)
+
+
+def _redefined(books: Books) -> Sequence[Any]:
+    return books.customer_no, books.policy, books.limit, books.signup_due, books.closed_at
+
+
+def _reshaped(books: Books, lot: Lot) -> Sequence[Any]:
+    return (
+        books.customer_no,
+        lot.lot_no,
+        lot.remaining,
+        lot.pinned,
+        lot.expired,
+        lot.voided,
+        lot.is_upcoming,
+        lot.voided_at,
+        lot.deferred_amount,
+        lot.deferred_units,
+    )
+
+
+def _made_grant(customer_no: int, grant: Grant) -> Sequence[Any]:
+    return (
+        customer_no,
+        grant.grant_no,
+        grant.asset,
+        grant.amount,
+        grant.category,
+        grant.cost.amount if grant.cost else None,
+        grant.cost.currency if grant.cost else None,
+        grant.priority,
+        grant.effective_at,
+        grant.expires_at,
+        grant.interval,
+        grant.count if grant.interval else None,
+        grant.anchor,
+        grant.rollover_max,
+        grant.rollover_expires_in,
+        grant.next_start_at,
+        grant.voided_at,
+        grant.void_money,
+        grant.origin,
+        grant.journal_seq,
+        grant.created_at,
+    )
 
 
 def _made_lot(books: Books, lot: Lot) -> Sequence[Any]:

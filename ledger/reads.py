@@ -6,33 +6,31 @@ one call looks at no more than SCAN_MAX rows, so a page may be short, even empty
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from ledger.amounts import format_amount
-from ledger.answers import ChargeAnswer, GrantAnswer, HoldAnswer, charge_answer, hold_answer
-from ledger.answers import grant_answer as _grant_answer
+from ledger.answers import GrantAnswer, HoldAnswer, grant_answer, hold_answer
 from ledger.decide import decide
 from ledger.load import (
     DEBTS_MAX,
     DUE_HOLDS_MAX,
     LOTS_MAX,
-    add_draw,
+    Depth,
     load,
     load_grants,
     look,
-    read_charge,
     read_hold,
     read_lot,
 )
 from ledger.overage import policy_for
 from ledger.requests import Policy, Settle, VoidHold
 from ledger.settle import account_of
-from ledger.state import Account, Books, Charge, Debt, Grant, Lot, NeedMore, Settings
+from ledger.state import Account, Books, Debt, Grant, Lot, NeedMore, Settings
 from sql import queries
 from sql.pool import Connection
 
@@ -81,7 +79,7 @@ class LotOfBalance(Struct, frozen=True):
 class BalanceAnswer(Struct, frozen=True, kw_only=True):
     """A balance. At a past moment `available`, `upcoming`, `overage` and `lots` are not kept: null.
 
-    The lots are the first LOTS_SHOWN in burn order; without `lots_has_more` they add up to `posted`.
+    The lots are the first LOTS_SHOWN in burn order; if those are all, they add up to `posted`.
     """
 
     customer_id: str
@@ -96,15 +94,6 @@ class BalanceAnswer(Struct, frozen=True, kw_only=True):
     as_of: datetime
     lots: list[LotOfBalance] | None
     lots_has_more: bool
-
-
-class RequestAnswer(Struct, frozen=True):
-    """A request that has its answer, by its key."""
-
-    operation: str
-    status: int
-    body: Raw
-    created_at: datetime
 
 
 async def find(conn: Connection, customer_no: int) -> Books:
@@ -135,7 +124,7 @@ async def settled(
         customers,
         [VoidHold(customer_no=customer_no, hold_no=no) for no in holds],
         settings.scales,
-        full={customer_no: False} if full or books.signup_due else None,
+        depths={customer_no: Depth.FULL} if full or books.signup_due else None,
     )
     if books.is_full and len(books.lots) >= LOTS_MAX:
         raise Unsettled(f"customer {customer_no} has more open lots than a read can settle")
@@ -165,7 +154,7 @@ async def _load_more(conn: Connection, books: Books, now: datetime) -> None:
     no = books.customer_no
     known = list(books.holds)
     for row in await conn.fetch(queries.holds_due_more, no, now, known, DUE_HOLDS_MAX):
-        hold = read_hold(row)
+        hold = read_hold(tuple(row))
         books.holds[hold.hold_no] = hold
     if books.debts_until is None:
         return
@@ -238,7 +227,7 @@ async def spendable_lots(conn: Connection, books: Books, asset: str, count: int)
     """The first `count` lots of settled books whose credit is in the wallet, in burn order."""
     if not books.is_full:
         rows = await conn.fetch(queries.lots_spendable, books.customer_no, asset, count)
-        return [read_lot(row) for row in rows]
+        return [read_lot(tuple(row)) for row in rows]
     lots = (
         lot
         for lot in books.lots.values()
@@ -291,102 +280,19 @@ async def _hold_numbers(
     if status is None or status == "open":
         statement = queries.holds_list if status is None else queries.holds_list_open
         rows = await conn.fetch(statement, customer_no, before, limit + 1)
-        return _page([row[0] for row in rows], limit)
+        return page([row[0] for row in rows], limit)
     rows = await conn.fetch(
         queries.holds_list_ended, customer_no, before, limit + 1, status, SCAN_MAX
     )
-    numbers, position = _page([row[0] for row in rows if row[0] is not None], limit)
+    numbers, position = page([row[0] for row in rows if row[0] is not None], limit)
     if position is None and rows[0][2] == SCAN_MAX:
         position = rows[0][1]
     return numbers, position
 
 
-def _page(numbers: list[int], limit: int) -> tuple[list[int], int | None]:
+def page(numbers: list[int], limit: int) -> tuple[list[int], int | None]:
     """Of `limit` + 1 numbers asked for: the page, and where the next one goes on."""
     return numbers[:limit], numbers[limit - 1] if len(numbers) > limit else None
-
-
-# Charges
-
-
-async def charge(
-    conn: Connection, customer_no: int, seq: int, settings: Settings
-) -> ChargeAnswer | None:
-    """One charge with the balance of now. None if there is none. Raises Unsettled."""
-    try:
-        books, _ = await settled(conn, customer_no, settings)
-    except UnknownCustomer:
-        return None
-    for found in await _read_charges(conn, customer_no, [seq]):
-        account = account_of(books, settings, found.asset)
-        return charge_answer(books, found, account.scale, account)
-    return None
-
-
-async def charges(
-    conn: Connection,
-    customer_no: int,
-    settings: Settings,
-    *,
-    hold_no: int | None = None,
-    from_: datetime | None = None,
-    to: datetime | None = None,
-    after: int | None = None,
-    limit: int,
-) -> tuple[list[ChargeAnswer], int | None]:
-    """Charges created in [from_, to), of one hold or all. Raises UnknownCustomer."""
-    books = await find(conn, customer_no)
-    first, before = await journal_bounds(conn, customer_no, from_, to, after)
-    if hold_no is None:
-        numbers, position = await journal_numbers(
-            conn, customer_no, first, before, limit, kind="charge"
-        )
-    else:
-        rows = await conn.fetch(
-            queries.journals_list_of_hold, customer_no, first, before, limit + 1, hold_no
-        )
-        numbers, position = _page([row[0] for row in rows], limit)
-    found = await _read_charges(conn, customer_no, numbers)
-    return [charge_answer(books, one, settings.scales[one.asset]) for one in found], position
-
-
-async def journal_bounds(
-    conn: Connection,
-    customer_no: int,
-    from_: datetime | None,
-    to: datetime | None,
-    after: int | None,
-) -> tuple[int, int]:
-    """The numbers below and above the journals created in [from_, to) that come after a position."""
-    row = await conn.fetchrow(queries.journals_bounds, customer_no, from_, to)
-    if row is None:
-        raise UnknownCustomer(customer_no)
-    before = row[1] + 1
-    return row[0], before if after is None else min(after, before)
-
-
-async def journal_numbers(
-    conn: Connection, customer_no: int, first: int, before: int, limit: int, *, kind: str | None
-) -> tuple[list[int], int | None]:
-    """A page of journal numbers between two (both left out), and the position to go on from."""
-    # Numbers have no gaps: a span of them is as many rows.
-    low = max(first, before - 1 - SCAN_MAX)
-    rows = await conn.fetch(queries.journals_list, customer_no, low, before, limit + 1, kind)
-    numbers, position = _page([row[0] for row in rows], limit)
-    if position is None and low > first:
-        position = low + 1
-    return numbers, position
-
-
-async def _read_charges(conn: Connection, customer_no: int, seqs: list[int]) -> list[Charge]:
-    """Charges by number, newest first; other numbers are left out."""
-    row = await conn.fetchrow(queries.charges_load, [customer_no] * len(seqs), seqs)
-    assert row is not None, "a SELECT without FROM has one row"
-    found = {line[1]: read_charge(line) for line in row["charges"] or ()}
-    for draw in sorted(row["draws"] or (), key=lambda draw: draw[:3]):
-        if draw[1] in found:
-            add_draw(found[draw[1]], draw)
-    return [found[seq] for seq in sorted(found, reverse=True)]
 
 
 # Grants
@@ -417,7 +323,7 @@ async def grants(
     """Grants. Raises UnknownCustomer, Unsettled."""
     books, now = await settled(conn, customer_no, settings)
     rows = await conn.fetch(queries.grants_list, customer_no, after or NO_MAX, limit + 1)
-    numbers, position = _page([row[0] for row in rows], limit)
+    numbers, position = page([row[0] for row in rows], limit)
     found = await _read_grants(conn, books, numbers, now)
     return [_show_grant(books, one, settings, now) for one in found], position
 
@@ -435,15 +341,4 @@ def _show_grant(
     books: Books, found: Grant, settings: Settings, now: datetime, account: Account | None = None
 ) -> GrantAnswer:
     lots = [lot for lot in books.lots.values() if lot.grant_no == found.grant_no]
-    return _grant_answer(books, found, lots, settings.scales, now, account=account)
-
-
-# Requests
-
-
-async def request(conn: Connection, customer_no: int, key: str) -> RequestAnswer | None:
-    """The answer that a key has. None: not applied yet, or no longer remembered."""
-    row = await conn.fetchrow(queries.request_read, customer_no, key)
-    if row is None:
-        return None
-    return RequestAnswer(row[0], row[1], Raw(row[2]), row[3])
+    return grant_answer(books, found, lots, settings.scales, now, account=account)

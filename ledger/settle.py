@@ -42,7 +42,7 @@ def settle(books: Books, settings: Settings, now: datetime) -> None:
         return
     if books.next_due_at is not None and books.next_due_at <= now:
         if not books.is_full:
-            raise NeedMore(books.customer_no)
+            raise NeedMore(books.customer_no, wants_all=True)
         books.is_unsettled = not _Timeline(books, settings, now).run()
         reckon_next_due(books, now)
     books.settled_at = now
@@ -53,7 +53,7 @@ def catch_up(books: Books, settings: Settings, now: datetime) -> bool:
     if books.next_due_at is None or books.next_due_at > now:
         return True
     if not books.is_full:
-        raise NeedMore(books.customer_no)
+        raise NeedMore(books.customer_no, wants_all=True)
     done = _Timeline(books, settings, now).run()
     reckon_next_due(books, now)
     return done
@@ -144,7 +144,7 @@ class _Timeline:
         move(self.books, journal, account, "upcoming", "wallet", lot.remaining, lot_no=lot.lot_no)
         lot.is_upcoming = False
         self.books.offer(lot)
-        self.books.change_lot(lot)
+        self.books.change_lot(lot, reshaped=True)
         finish(self.books, journal)
 
     def expire(self, lot: Lot, at: datetime) -> None:
@@ -159,7 +159,7 @@ class _Timeline:
         move(self.books, journal, account, "wallet", "expired", amount, lot_no=lot.lot_no)
         lot.remaining -= amount
         lot.expired += amount
-        self.books.change_lot(lot)
+        self.books.change_lot(lot, reshaped=True)
         finish(self.books, journal)
         if kept:
             self.push(at, ROLLOVER, lot.lot_no, lot)
@@ -194,7 +194,7 @@ class _Timeline:
         move(books, journal, account, "wallet", issued, amount, lot_no=old.lot_no)
         old.remaining -= amount
         old.voided += amount
-        books.change_lot(old)
+        books.change_lot(old, reshaped=True)
         lot = make_lot(
             books,
             grant,
@@ -304,6 +304,7 @@ def give_back(
     books: Books, journal: Journal, account: Account, lot: Lot, amount: int, *, ended: bool
 ) -> None:
     """Credit is back in a lot (in the wallet already) and meets its state: an ended lot lets go."""
+    left = lot.voided_at is not None or ended
     if lot.voided_at is not None:
         issued = ISSUED_BY[lot.category]
         move(books, journal, account, "wallet", issued, amount, lot_no=lot.lot_no)
@@ -316,7 +317,7 @@ def give_back(
     else:
         books.offer(lot)
         books.due(lot.expires_at)  # an emptied lot was not due to end
-    books.change_lot(lot)
+    books.change_lot(lot, reshaped=left)
 
 
 def end_hold(
@@ -395,7 +396,7 @@ def _repay_oldest(
     open_debts = (d for d in books.debts.values() if d.asset == account.asset and d.open)
     debt = min(open_debts, key=lambda d: d.debt_no, default=None)
     if debt is None or (books.debts_until is not None and debt.debt_no > books.debts_until):
-        raise NeedMore(books.customer_no)
+        raise NeedMore(books.customer_no, wants_all=True)
     amount = min(debt.open, account.available)
     journal = begin(books, settings, "debt_repaid", effective_at=at, now=now, origin="time")
     journal.debt_no, journal.charge_seq = debt.debt_no, debt.charge_seq

@@ -28,9 +28,11 @@ BurnKey = tuple[int, bool, datetime, bool, datetime, datetime, int]
 class NeedMore(Exception):
     """Deciding needs rows of this customer that were not loaded."""
 
-    def __init__(self, customer_no: int, *, late: bool = False) -> None:
+    def __init__(self, customer_no: int, *, wants_all: bool = False, late: bool = False) -> None:
         super().__init__(f"customer {customer_no}: not everything needed was loaded")
         self.customer_no = customer_no
+        self.wants_all = wants_all
+        """Everything open is needed, not only more lots."""
         self.late = late
 
 
@@ -59,6 +61,8 @@ class Lot(Struct, eq=False):
     deferred_units: int = 0
     is_offered: bool = False
     """Whether it stands in `Books.order`."""
+    is_reshaped: bool = False
+    """More than `remaining` and `pinned` changed."""
     is_new: bool = False
 
     @property
@@ -348,6 +352,8 @@ class Books(Struct, eq=False):
     changed_grants: dict[int, Grant] = {}
     changed_charges: dict[int, Charge] = {}
     is_changed: bool = False
+    is_redefined: bool = False
+    """Policy, limit, sign-up mark or closing changed."""
 
     def take_no(self) -> int:
         """The customer's next object number (holds, lots, grants, debts share one count)."""
@@ -371,8 +377,13 @@ class Books(Struct, eq=False):
             line = self.order.setdefault(lot.asset, [])
             insort(line, (lot.burn_key, lot), key=_burn_key)
 
-    def change_lot(self, lot: Lot) -> None:
+    def change_lot(self, lot: Lot, *, reshaped: bool = False) -> None:
         self.changed_lots[lot.lot_no] = lot
+        if reshaped:
+            lot.is_reshaped = True
+
+    def redefine(self) -> None:
+        self.is_redefined = self.is_changed = True
 
     def change_hold(self, hold: Hold) -> None:
         self.changed_holds[hold.hold_no] = hold

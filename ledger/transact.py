@@ -3,22 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from ledger.answers import Problem
 from ledger.decide import decide
-from ledger.load import Loaded, load, lock
+from ledger.load import Depth, Loaded, load, lock
 from ledger.outcome import Outcome, refuse
 from ledger.post import Reply, post
 from ledger.requests import Capture, Extend, Request, Reverse, VoidGrant, VoidHold
 from ledger.state import Books, NeedMore, Settings
 from sql.pool import Connection
-
-LOADS_MAX: Final = 4
-"""Usual part, then whole customers, then also late lots; once more than that can be needed."""
 
 Render = Callable[[Request, Outcome], bytes]
 
@@ -86,20 +82,30 @@ async def _decide(
     conn: Connection, customers: dict[int, Books], requests: list[Request], settings: Settings
 ) -> Deciding:
     """Load and decide, with more rows each time that deciding asks for them."""
-    full: dict[int, bool] = {}
-    for _ in range(LOADS_MAX):
-        loaded = await load(conn, customers, requests, settings.scales, full=full)
+    depths: dict[int, Depth] = {}
+    while True:
+        loaded = await load(conn, customers, requests, settings.scales, depths=depths)
         live = msgspec.structs.replace(settings, closed_through=loaded.closed_through)
         try:
             outcomes = _decide_live(customers, requests, live, loaded)
         except NeedMore as need:
-            if full.get(need.customer_no, False) >= need.late and need.customer_no in full:
-                break
-            full[need.customer_no] = need.late or full.get(need.customer_no, False)
+            depths[need.customer_no] = _deeper(need, depths.get(need.customer_no))
             customers = await lock(conn, list(customers), wait=True)  # ours already: start over
             continue
         return Deciding(requests, outcomes, customers, loaded.now)
-    raise TooMuch(max(full, key=lambda no: full[no]))
+
+
+def _deeper(need: NeedMore, depth: Depth | None) -> Depth:
+    """The next depth that has what was missing."""
+    if need.late:
+        deeper = Depth.LATE
+    elif need.wants_all:
+        deeper = Depth.FULL
+    else:
+        deeper = Depth.MORE if depth is None else Depth.FULL
+    if depth is not None and depth >= deeper:
+        raise TooMuch(need.customer_no)
+    return deeper
 
 
 def _nobody(request: Request, render: Render) -> Result:

@@ -117,6 +117,7 @@ class ChargeWriter:
                 )
                 lot.expired -= expired
                 lot.remaining += expired
+                self.books.change_lot(lot, reshaped=True)
             self.burn(lot, unpinned + expired)
         return left
 

@@ -100,15 +100,19 @@ async def pending(conn: Connection, folder: Path = MIGRATIONS) -> list[str]:
 
 
 async def migrate(
-    owner_conn: Connection, folder: Path = MIGRATIONS, *, app_login: str | None = None
+    owner_conn: Connection,
+    folder: Path = MIGRATIONS,
+    *,
+    app_login: str | None = None,
+    up_to: int | None = None,
 ) -> list[str]:
     """Apply what is pending, each migration in a transaction of its own; returns their names.
 
     `owner_conn` is outside a transaction. `app_login` is the service's login, if it is another
-    than the owner's. Two migrators at once take turns. A lock on a table is waited for at most
+    than the owner's. `up_to` is the number of the last one to apply, if not all. Two migrators at once take turns. A lock on a table is waited for at most
     a second at a time. Raises MigrationError; what was applied before stays applied.
     """
-    migrations = read_folder(folder)
+    migrations = read_folder(folder)[:up_to]
     await _patiently("the table of migrations", lambda: _prepare(owner_conn, app_login))
     done: list[str] = []
     # One round more than there are files: the last one finds nothing left.

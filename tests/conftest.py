@@ -47,7 +47,10 @@ async def databases(request: pytest.FixtureRequest) -> AsyncGenerator[Databases]
         yield made
         await made.close()
         return
-    server = Server(binaries=PG15 if request.config.getoption("--pg15") else None)
+    server = Server(
+        binaries=PG15 if request.config.getoption("--pg15") else None,
+        in_memory=not request.config.getoption("--long"),
+    )
     try:
         server.start()
         yield Databases(server.url(), prefix=prefix)

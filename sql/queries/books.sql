@@ -7,7 +7,7 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint [])
+WHERE customer_no = any($1::bigint[])
 ORDER BY customer_no
 FOR NO KEY UPDATE SKIP LOCKED;
 
@@ -17,7 +17,7 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint [])
+WHERE customer_no = any($1::bigint[])
 ORDER BY customer_no
 FOR NO KEY UPDATE;
 
@@ -27,7 +27,7 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint [])
+WHERE customer_no = any($1::bigint[])
 ORDER BY customer_no
 FOR SHARE;
 
@@ -37,13 +37,14 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint [])
+WHERE customer_no = any($1::bigint[])
 ORDER BY customer_no;
 
 -- books_load --
 -- What deciding usually needs of locked customers, in one row: the time, what is closed, which of
 -- the API keys are no longer good, answers already given, accounts, the first lots in burn order
--- ($7 an asset), the oldest open debts ($8 an asset), the holds named and the lots they pin.
+-- ($7 an asset, by customer), the oldest open debts ($8 an asset), the holds named and the lots
+-- they pin.
 SELECT
     service_now_v1() AS now,
     (SELECT closed_through FROM installation) AS closed_through,
@@ -52,7 +53,7 @@ SELECT
         FROM api_keys AS k
         LEFT JOIN api_keys AS p ON k.parent_no = p.key_no
         WHERE
-            k.key_no = any($6::bigint [])
+            k.key_no = any($6::bigint[])
             AND (
                 k.revoked_at IS NOT NULL
                 OR p.revoked_at IS NOT NULL
@@ -62,18 +63,18 @@ SELECT
     ) AS dead_keys,
     (
         SELECT array_agg(row(r.customer_no, r.key, r.fingerprint, r.status, r.body))
-        FROM unnest($2::bigint [], $3::text []) AS k (customer_no, key)
+        FROM unnest($2::bigint[], $3::text[]) AS k (customer_no, key)
         INNER JOIN requests AS r ON k.customer_no = r.customer_no AND k.key = r.key
     ) AS answered,
     (
         SELECT
             array_agg(row(
-                customer_no, asset, wallet_credits - wallet_debits, wallet_pending,
-                upcoming_credits - upcoming_debits, owed_debits - owed_credits,
-                billed_debits - billed_credits, uncovered_owe, uncovered_bill
+                customer_no, asset, (wallet_credits - wallet_debits)::text, wallet_pending::text,
+                (upcoming_credits - upcoming_debits)::text, (owed_debits - owed_credits)::text,
+                (billed_debits - billed_credits)::text, uncovered_owe::text, uncovered_bill::text
             ))
         FROM accounts
-        WHERE customer_no = any($1::bigint [])
+        WHERE customer_no = any($1::bigint[])
     ) AS accounts,
     (
         SELECT
@@ -83,7 +84,8 @@ SELECT
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
                 l.deferred_amount, l.deferred_units
             ))
-        FROM accounts AS a
+        FROM unnest($1::bigint[], $7::integer[]) AS k (customer_no, lots_max)
+        INNER JOIN accounts AS a ON k.customer_no = a.customer_no
         CROSS JOIN LATERAL (
             SELECT *
             FROM lots
@@ -97,9 +99,8 @@ SELECT
             ORDER BY
                 lots.priority, lots.expires_at, lots.category DESC, lots.effective_at,
                 lots.created_at, lots.lot_no
-            LIMIT $7::integer
+            LIMIT k.lots_max
         ) AS l
-        WHERE a.customer_no = any($1::bigint [])
     ) AS lots,
     (
         SELECT
@@ -116,7 +117,7 @@ SELECT
             ORDER BY debts.debt_no
             LIMIT $8::integer
         ) AS d
-        WHERE a.customer_no = any($1::bigint []) AND a.owed_debits > a.owed_credits
+        WHERE a.customer_no = any($1::bigint[]) AND a.owed_debits > a.owed_credits
     ) AS debts,
     (
         SELECT
@@ -126,7 +127,7 @@ SELECT
                 array_to_string(h.pin_amounts, ','), h.steps, h.expires_at, h.created_at,
                 h.ended_at, h.ended_created_at, h.reference, h.metadata
             ))
-        FROM unnest($4::bigint [], $5::bigint []) AS k (customer_no, hold_no)
+        FROM unnest($4::bigint[], $5::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN holds AS h ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no
     ) AS holds,
     (
@@ -137,7 +138,7 @@ SELECT
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
                 l.deferred_amount, l.deferred_units
             ))
-        FROM unnest($4::bigint [], $5::bigint []) AS k (customer_no, hold_no)
+        FROM unnest($4::bigint[], $5::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN
             holds AS h
             ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no AND h.is_open
@@ -146,7 +147,7 @@ SELECT
     ) AS pinned_lots,
     (
         SELECT array_agg(row(h.customer_no, h.hold_no, c.seq, c.amount, c.created_at))
-        FROM unnest($4::bigint [], $5::bigint []) AS k (customer_no, hold_no)
+        FROM unnest($4::bigint[], $5::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN
             holds AS h
             ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no AND h.captured > 0
@@ -181,7 +182,7 @@ SELECT
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
                 l.deferred_amount, l.deferred_units
             ))
-        FROM unnest($1::bigint []) AS k (customer_no)
+        FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
             SELECT *
             FROM lots
@@ -203,7 +204,7 @@ SELECT
         FROM lots AS l
         WHERE
             $4::boolean
-            AND l.customer_no = any($1::bigint [])
+            AND l.customer_no = any($1::bigint[])
             AND l.has_expired
             AND l.expires_at > $2::timestamptz - interval '36 days'
     ) AS expired_lots,
@@ -217,7 +218,7 @@ SELECT
                 g.journal_seq, g.created_at
             ))
         FROM grants AS g
-        WHERE g.customer_no = any($1::bigint []) AND g.next_start_at IS NOT NULL
+        WHERE g.customer_no = any($1::bigint[]) AND g.next_start_at IS NOT NULL
     ) AS series,
     (
         SELECT
@@ -227,7 +228,7 @@ SELECT
                 array_to_string(h.pin_amounts, ','), h.steps, h.expires_at, h.created_at,
                 h.ended_at, h.ended_created_at, h.reference, h.metadata
             ))
-        FROM unnest($1::bigint []) AS k (customer_no)
+        FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
             SELECT *
             FROM holds
@@ -241,7 +242,7 @@ SELECT
     ) AS due_holds,
     (
         SELECT array_agg(row(h.customer_no, h.expires_at))
-        FROM unnest($1::bigint []) AS k (customer_no)
+        FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
             SELECT holds.customer_no, holds.expires_at
             FROM holds
@@ -259,7 +260,7 @@ SELECT
                 d.customer_no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled,
                 d.returned
             ))
-        FROM unnest($1::bigint []) AS k (customer_no)
+        FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
             SELECT *
             FROM debts
@@ -279,7 +280,7 @@ SELECT
                 n.reference, n.metadata, coalesce(r.reversed, 0), r.reversed IS NOT NULL,
                 h.reference
             ))
-        FROM unnest($1::bigint [], $2::bigint []) AS k (customer_no, seq)
+        FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, seq)
         INNER JOIN
             journals AS j
             ON k.customer_no = j.customer_no AND k.seq = j.seq AND j.kind = 'charge'
@@ -292,7 +293,7 @@ SELECT
     (
         SELECT
             array_agg(row(t.customer_no, t.seq, t.line, t.asset, t.debit, t.amount, t.lot_no))
-        FROM unnest($1::bigint [], $2::bigint []) AS k (customer_no, seq)
+        FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, seq)
         INNER JOIN
             transfers AS t
             ON k.customer_no = t.customer_no AND k.seq = t.seq AND t.credit = 'burned'
@@ -303,12 +304,12 @@ SELECT
                 d.customer_no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled,
                 d.returned
             ))
-        FROM unnest($1::bigint [], $2::bigint []) AS k (customer_no, seq)
+        FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, seq)
         INNER JOIN debts AS d ON k.customer_no = d.customer_no AND k.seq = d.charge_seq
     ) AS debts,
     (
         SELECT array_agg(row(t.customer_no, d.charge_seq, t.seq, t.line, t.lot_no, t.amount))
-        FROM unnest($1::bigint [], $2::bigint []) AS k (customer_no, seq)
+        FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, seq)
         INNER JOIN debts AS d ON k.customer_no = d.customer_no AND k.seq = d.charge_seq
         INNER JOIN
             transfers AS t
@@ -325,7 +326,7 @@ SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
     l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
-FROM unnest($1::bigint [], $2::bigint []) AS k (customer_no, lot_no)
+FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, lot_no)
 INNER JOIN lots AS l ON k.customer_no = l.customer_no AND k.lot_no = l.lot_no;
 
 -- grants_load --
@@ -335,7 +336,7 @@ SELECT
     g.priority, g.effective_at, g.expires_at, g.recur_interval, g.recur_count, g.recur_anchor,
     g.rollover_max, g.rollover_expires_in, g.next_start_at, g.voided_at, g.void_money, g.origin,
     g.has_purchase, g.journal_seq, g.created_at, n.reason, n.metadata
-FROM unnest($1::bigint [], $2::bigint []) AS k (customer_no, grant_no)
+FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, grant_no)
 INNER JOIN grants AS g ON k.customer_no = g.customer_no AND k.grant_no = g.grant_no
 LEFT JOIN notes AS n ON g.customer_no = n.customer_no AND g.journal_seq = n.seq;
 
@@ -345,7 +346,7 @@ SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
     l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
-FROM unnest($1::bigint [], $2::bigint []) AS k (customer_no, grant_no)
+FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, grant_no)
 INNER JOIN lots AS l ON k.customer_no = l.customer_no AND k.grant_no = l.grant_no
 WHERE
     l.is_open
@@ -357,106 +358,78 @@ WHERE
     );
 
 -- batch_post --
--- Writes what almost every batch writes, each table once, with the final values of each row.
+-- Writes what almost every batch writes, each table once, with the final values of each row. $1: now.
 WITH customers_moved AS (
     UPDATE customers AS c
     SET
-        overage_policy = v.overage_policy,
-        overage_limit = v.overage_limit,
-        signup_due = v.signup_due,
-        closed_at = v.closed_at,
         last_no = v.last_no,
         last_seq = v.last_seq,
         last_hash = v.last_hash,
         last_created_at = v.last_created_at,
         next_due_at = v.next_due_at
     FROM unnest(
-        $1::bigint [], $2::text [], $3::bigint [], $4::boolean [], $5::timestamptz [],
-        $6::bigint [], $7::bigint [], $8::bytea [], $9::timestamptz [], $10::timestamptz []
-    ) AS v (
-        customer_no, overage_policy, overage_limit, signup_due, closed_at, last_no, last_seq,
-        last_hash, last_created_at, next_due_at
-    )
+        $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::timestamptz[],
+        $7::timestamptz[]
+    ) AS v (customer_no, last_no, last_seq, last_hash, last_created_at, next_due_at)
     WHERE c.customer_no = v.customer_no
 ),
 
 accounts_moved AS (
     UPDATE accounts AS a
     SET
-        wallet_debits = a.wallet_debits + v.wallet_debits,
-        wallet_credits = a.wallet_credits + v.wallet_credits,
-        wallet_pending = a.wallet_pending + v.wallet_pending,
-        upcoming_debits = a.upcoming_debits + v.upcoming_debits,
-        upcoming_credits = a.upcoming_credits + v.upcoming_credits,
-        purchased_debits = a.purchased_debits + v.purchased_debits,
-        purchased_credits = a.purchased_credits + v.purchased_credits,
-        granted_debits = a.granted_debits + v.granted_debits,
-        granted_credits = a.granted_credits + v.granted_credits,
-        burned_debits = a.burned_debits + v.burned_debits,
-        burned_credits = a.burned_credits + v.burned_credits,
-        expired_debits = a.expired_debits + v.expired_debits,
-        expired_credits = a.expired_credits + v.expired_credits,
-        owed_debits = a.owed_debits + v.owed_debits,
-        owed_credits = a.owed_credits + v.owed_credits,
-        billed_debits = a.billed_debits + v.billed_debits,
-        billed_credits = a.billed_credits + v.billed_credits,
-        uncovered_owe = a.uncovered_owe + v.uncovered_owe,
-        uncovered_bill = a.uncovered_bill + v.uncovered_bill
-    FROM unnest(
-        $11::bigint [], $12::text [], $13::bigint [], $14::bigint [], $15::bigint [],
-        $16::bigint [], $17::bigint [], $18::bigint [], $19::bigint [], $20::bigint [],
-        $21::bigint [], $22::bigint [], $23::bigint [], $24::bigint [], $25::bigint [],
-        $26::bigint [], $27::bigint [], $28::bigint [], $29::bigint [], $30::bigint [],
-        $31::bigint []
-    ) AS v (
-        customer_no, asset, wallet_debits, wallet_credits, wallet_pending, upcoming_debits,
-        upcoming_credits, purchased_debits, purchased_credits, granted_debits, granted_credits,
-        burned_debits, burned_credits, expired_debits, expired_credits, owed_debits, owed_credits,
-        billed_debits, billed_credits, uncovered_owe, uncovered_bill
-    )
+        wallet_debits = a.wallet_debits + v.m[1],
+        wallet_credits = a.wallet_credits + v.m[2],
+        wallet_pending = a.wallet_pending + v.m[3],
+        upcoming_debits = a.upcoming_debits + v.m[4],
+        upcoming_credits = a.upcoming_credits + v.m[5],
+        purchased_debits = a.purchased_debits + v.m[6],
+        purchased_credits = a.purchased_credits + v.m[7],
+        granted_debits = a.granted_debits + v.m[8],
+        granted_credits = a.granted_credits + v.m[9],
+        burned_debits = a.burned_debits + v.m[10],
+        burned_credits = a.burned_credits + v.m[11],
+        expired_debits = a.expired_debits + v.m[12],
+        expired_credits = a.expired_credits + v.m[13],
+        owed_debits = a.owed_debits + v.m[14],
+        owed_credits = a.owed_credits + v.m[15],
+        billed_debits = a.billed_debits + v.m[16],
+        billed_credits = a.billed_credits + v.m[17],
+        uncovered_owe = a.uncovered_owe + v.m[18],
+        uncovered_bill = a.uncovered_bill + v.m[19]
+    FROM (
+        SELECT
+            customer_no,
+            asset,
+            moves::numeric[] AS m
+        FROM unnest($8::bigint[], $9::text[], $10::text[]) AS u (customer_no, asset, moves)
+        OFFSET 0  -- or the text would be read again for each column
+    ) AS v
     WHERE a.customer_no = v.customer_no AND a.asset = v.asset
 ),
 
 lots_moved AS (
     UPDATE lots AS l
-    SET
-        remaining = v.remaining,
-        pinned = v.pinned,
-        expired = v.expired,
-        voided = v.voided,
-        is_upcoming = v.is_upcoming,
-        voided_at = v.voided_at,
-        deferred_amount = v.deferred_amount,
-        deferred_units = v.deferred_units
-    FROM unnest(
-        $32::bigint [], $33::bigint [], $34::bigint [], $35::bigint [], $36::bigint [],
-        $37::bigint [], $38::boolean [], $39::timestamptz [], $40::bigint [], $41::bigint []
-    ) AS v (
-        customer_no, lot_no, remaining, pinned, expired, voided, is_upcoming, voided_at,
-        deferred_amount, deferred_units
-    )
+    SET remaining = v.remaining, pinned = v.pinned
+    FROM unnest($11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[])
+        AS v (customer_no, lot_no, remaining, pinned)
     WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no
 ),
 
 holds_made AS (
     INSERT INTO holds (
         customer_no, hold_no, asset, status, requested, amount, captured, uncovered, policy,
-        pin_lots, pin_amounts, steps, expires_at, created_at, ended_at, ended_created_at,
-        reference, metadata
+        pin_lots, pin_amounts, steps, expires_at, created_at, reference, metadata
     )
     SELECT
-        customer_no, hold_no, asset, status, requested, amount, captured, uncovered, policy,
-        pin_lots::bigint [], pin_amounts::bigint [], steps, expires_at, created_at, ended_at,
-        ended_created_at, reference, metadata
+        customer_no, hold_no, asset, 'open', requested, amount, 0, uncovered, policy,
+        pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, $1::timestamptz, reference,
+        metadata
     FROM unnest(
-        $42::bigint [], $43::bigint [], $44::text [], $45::text [], $46::bigint [],
-        $47::bigint [], $48::bigint [], $49::bigint [], $50::text [], $51::text [],
-        $52::text [], $53::integer [], $54::timestamptz [], $55::timestamptz [],
-        $56::timestamptz [], $57::timestamptz [], $58::text [], $59::text []
+        $15::bigint[], $16::bigint[], $17::text[], $18::bigint[], $19::bigint[], $20::bigint[],
+        $21::text[], $22::text[], $23::text[], $24::timestamptz[], $25::text[], $26::text[]
     ) AS v (
-        customer_no, hold_no, asset, status, requested, amount, captured, uncovered, policy,
-        pin_lots, pin_amounts, steps, expires_at, created_at, ended_at, ended_created_at,
-        reference, metadata
+        customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
+        expires_at, reference, metadata
     )
 ),
 
@@ -468,16 +441,16 @@ holds_moved AS (
         captured = v.captured,
         uncovered = v.uncovered,
         policy = v.policy,
-        pin_lots = v.pin_lots::bigint [],
-        pin_amounts = v.pin_amounts::bigint [],
+        pin_lots = v.pin_lots::bigint[],
+        pin_amounts = v.pin_amounts::bigint[],
         steps = v.steps,
         expires_at = v.expires_at,
         ended_at = v.ended_at,
         ended_created_at = v.ended_created_at
     FROM unnest(
-        $60::bigint [], $61::bigint [], $62::text [], $63::bigint [], $64::bigint [],
-        $65::bigint [], $66::text [], $67::text [], $68::text [], $69::integer [],
-        $70::timestamptz [], $71::timestamptz [], $72::timestamptz []
+        $27::bigint[], $28::bigint[], $29::text[], $30::bigint[], $31::bigint[], $32::bigint[],
+        $33::text[], $34::text[], $35::text[], $36::integer[], $37::timestamptz[],
+        $38::timestamptz[], $39::timestamptz[]
     ) AS v (
         customer_no, hold_no, status, amount, captured, uncovered, policy, pin_lots, pin_amounts,
         steps, expires_at, ended_at, ended_created_at
@@ -490,17 +463,12 @@ journals_made AS (
         customer_no, seq, kind, effective_at, created_at, book_date, late_for, hold_no, grant_no,
         lot_no, charge_seq, debt_no, is_late, origin, request_key, notes_digest, prev_hash, hash
     )
-    SELECT
-        customer_no, seq, kind, effective_at, created_at, book_date, late_for, hold_no, grant_no,
-        lot_no, charge_seq, debt_no, is_late, origin, request_key, notes_digest, prev_hash, hash
+    SELECT *
     FROM unnest(
-        $73::bigint [], $74::bigint [], $75::text [], $76::timestamptz [], $77::timestamptz [],
-        $78::date [], $79::text [], $80::bigint [], $81::bigint [], $82::bigint [],
-        $83::bigint [], $84::bigint [], $85::boolean [], $86::text [], $87::text [],
-        $88::bytea [], $89::bytea [], $90::bytea []
-    ) AS v (
-        customer_no, seq, kind, effective_at, created_at, book_date, late_for, hold_no, grant_no,
-        lot_no, charge_seq, debt_no, is_late, origin, request_key, notes_digest, prev_hash, hash
+        $40::bigint[], $41::bigint[], $42::text[], $43::timestamptz[], $44::timestamptz[],
+        $45::date[], $46::text[], $47::bigint[], $48::bigint[], $49::bigint[], $50::bigint[],
+        $51::bigint[], $52::boolean[], $53::text[], $54::text[], $55::bytea[], $56::bytea[],
+        $57::bytea[]
     )
 ),
 
@@ -508,57 +476,64 @@ transfers_made AS (
     INSERT INTO transfers (
         customer_no, seq, line, asset, debit, credit, amount, lot_no, debt_no
     )
-    SELECT customer_no, seq, line, asset, debit, credit, amount, lot_no, debt_no
+    SELECT *
     FROM unnest(
-        $91::bigint [], $92::bigint [], $93::integer [], $94::text [], $95::text [],
-        $96::text [], $97::bigint [], $98::bigint [], $99::bigint []
-    ) AS v (customer_no, seq, line, asset, debit, credit, amount, lot_no, debt_no)
+        $58::bigint[], $59::bigint[], $60::integer[], $61::text[], $62::text[], $63::text[],
+        $64::bigint[], $65::bigint[], $66::bigint[]
+    )
 )
 
 INSERT INTO requests (
     customer_no, key, operation, fingerprint, status, body, trace_id, created_at
 )
-SELECT customer_no, key, operation, fingerprint, status, body, trace_id, created_at
+SELECT customer_no, key, operation, fingerprint, status, body, trace_id, $1::timestamptz
 FROM unnest(
-    $100::bigint [], $101::text [], $102::text [], $103::bytea [], $104::smallint [],
-    $105::bytea [], $106::text [], $107::timestamptz []
-) AS v (customer_no, key, operation, fingerprint, status, body, trace_id, created_at);
+    $67::bigint[], $68::text[], $69::text[], $70::bytea[], $71::smallint[], $72::bytea[],
+    $73::text[]
+) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
+
+-- customers_set --
+-- What seldom changes of a customer: policy, limit, sign-up mark, closing.
+UPDATE customers AS c
+SET
+    overage_policy = v.overage_policy,
+    overage_limit = v.overage_limit,
+    signup_due = v.signup_due,
+    closed_at = v.closed_at
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::boolean[], $5::timestamptz[])
+    AS v (customer_no, overage_policy, overage_limit, signup_due, closed_at)
+WHERE c.customer_no = v.customer_no;
+
+-- lots_reshape --
+-- Lots of which more changed than what they hold.
+UPDATE lots AS l
+SET
+    remaining = v.remaining,
+    pinned = v.pinned,
+    expired = v.expired,
+    voided = v.voided,
+    is_upcoming = v.is_upcoming,
+    voided_at = v.voided_at,
+    deferred_amount = v.deferred_amount,
+    deferred_units = v.deferred_units
+FROM unnest(
+    $1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::boolean[], $8::timestamptz[], $9::bigint[], $10::bigint[]
+) AS v (
+    customer_no, lot_no, remaining, pinned, expired, voided, is_upcoming, voided_at,
+    deferred_amount, deferred_units
+)
+WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no;
 
 -- accounts_open --
 -- The accounts of a customer's first use of an asset. Fewer rows than asked: the asset's scale is
 -- not what the request was read with.
 INSERT INTO accounts (customer_no, asset)
 SELECT v.customer_no, v.asset
-FROM unnest($1::bigint [], $2::text [], $3::smallint []) AS v (customer_no, asset, scale)
+FROM unnest($1::bigint[], $2::text[], $3::smallint[]) AS v (customer_no, asset, scale)
 INNER JOIN (SELECT asset, scale FROM assets FOR SHARE) AS a
     ON v.asset = a.asset AND v.scale = a.scale
 RETURNING customer_no;
-
--- accounts_move_large --
--- Moves beyond a bigint (a batch may add up several of the largest amounts), as text.
-UPDATE accounts AS a
-SET
-    wallet_debits = a.wallet_debits + v.m[1],
-    wallet_credits = a.wallet_credits + v.m[2],
-    wallet_pending = a.wallet_pending + v.m[3],
-    upcoming_debits = a.upcoming_debits + v.m[4],
-    upcoming_credits = a.upcoming_credits + v.m[5],
-    purchased_debits = a.purchased_debits + v.m[6],
-    purchased_credits = a.purchased_credits + v.m[7],
-    granted_debits = a.granted_debits + v.m[8],
-    granted_credits = a.granted_credits + v.m[9],
-    burned_debits = a.burned_debits + v.m[10],
-    burned_credits = a.burned_credits + v.m[11],
-    expired_debits = a.expired_debits + v.m[12],
-    expired_credits = a.expired_credits + v.m[13],
-    owed_debits = a.owed_debits + v.m[14],
-    owed_credits = a.owed_credits + v.m[15],
-    billed_debits = a.billed_debits + v.m[16],
-    billed_credits = a.billed_credits + v.m[17],
-    uncovered_owe = a.uncovered_owe + v.m[18],
-    uncovered_bill = a.uncovered_bill + v.m[19]
-FROM (SELECT $3::numeric [] AS m) AS v
-WHERE a.customer_no = $1::bigint AND a.asset = $2::text;
 
 -- money_post --
 -- Moves the money accounts of a customer in one currency, made at first use. $3: debits and credits
@@ -572,7 +547,7 @@ INSERT INTO money_accounts AS m (
 SELECT
     $1::bigint, $2::text, v.m[1], v.m[2], v.m[3], v.m[4], v.m[5], v.m[6], v.m[7], v.m[8], v.m[9],
     v.m[10], v.m[11], v.m[12], v.m[13], v.m[14], v.m[15], v.m[16], v.m[17], v.m[18]
-FROM (SELECT $3::numeric [] AS m) AS v
+FROM (SELECT $3::numeric[] AS m) AS v
 ON CONFLICT (customer_no, asset) DO UPDATE SET
     cash_debits = m.cash_debits + excluded.cash_debits,
     cash_credits = m.cash_credits + excluded.cash_credits,
@@ -602,17 +577,17 @@ INSERT INTO grants (
 )
 SELECT *
 FROM unnest(
-    $1::bigint [], $2::bigint [], $3::text [], $4::bigint [], $5::text [], $6::bigint [],
-    $7::text [], $8::smallint [], $9::timestamptz [], $10::timestamptz [], $11::text [],
-    $12::integer [], $13::timestamptz [], $14::bigint [], $15::bigint [], $16::timestamptz [],
-    $17::timestamptz [], $18::text [], $19::text [], $20::bigint [], $21::timestamptz []
+    $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bigint[],
+    $7::text[], $8::smallint[], $9::timestamptz[], $10::timestamptz[], $11::text[],
+    $12::integer[], $13::timestamptz[], $14::bigint[], $15::bigint[], $16::timestamptz[],
+    $17::timestamptz[], $18::text[], $19::text[], $20::bigint[], $21::timestamptz[]
 );
 
 -- grants_move --
 -- Grants whose series moved on, or that were voided.
 UPDATE grants AS g
 SET next_start_at = v.next_start_at, voided_at = v.voided_at, void_money = v.void_money
-FROM unnest($1::bigint [], $2::bigint [], $3::timestamptz [], $4::timestamptz [], $5::text [])
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::text[])
     AS v (customer_no, grant_no, next_start_at, voided_at, void_money)
 WHERE g.customer_no = v.customer_no AND g.grant_no = v.grant_no;
 
@@ -625,11 +600,11 @@ INSERT INTO lots (
 )
 SELECT *
 FROM unnest(
-    $1::bigint [], $2::bigint [], $3::bigint [], $4::text [], $5::text [], $6::bigint [],
-    $7::bigint [], $8::bigint [], $9::bigint [], $10::bigint [], $11::smallint [],
-    $12::timestamptz [], $13::timestamptz [], $14::timestamptz [], $15::boolean [],
-    $16::boolean [], $17::timestamptz [], $18::bigint [], $19::text [], $20::bigint [],
-    $21::bigint []
+    $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::smallint[],
+    $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::boolean[],
+    $16::boolean[], $17::timestamptz[], $18::bigint[], $19::text[], $20::bigint[],
+    $21::bigint[]
 );
 
 -- debts_make --
@@ -639,15 +614,15 @@ INSERT INTO debts (
 )
 SELECT *
 FROM unnest(
-    $1::bigint [], $2::bigint [], $3::text [], $4::bigint [], $5::bigint [], $6::bigint [],
-    $7::bigint [], $8::bigint []
+    $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::bigint[]
 );
 
 -- debts_move --
 -- What was repaid, cancelled or returned of debts.
 UPDATE debts AS d
 SET repaid = v.repaid, cancelled = v.cancelled, returned = v.returned
-FROM unnest($1::bigint [], $2::bigint [], $3::bigint [], $4::bigint [], $5::bigint [])
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
     AS v (customer_no, debt_no, repaid, cancelled, returned)
 WHERE d.customer_no = v.customer_no AND d.debt_no = v.debt_no;
 
@@ -655,17 +630,17 @@ WHERE d.customer_no = v.customer_no AND d.debt_no = v.debt_no;
 -- What open holds had pinned before they changed.
 INSERT INTO hold_steps (customer_no, hold_no, step_no, at, pinned_before)
 SELECT *
-FROM unnest($1::bigint [], $2::bigint [], $3::integer [], $4::timestamptz [], $5::bigint []);
+FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::timestamptz[], $5::bigint[]);
 
 -- notes_make --
 -- Free text beside journals.
 INSERT INTO notes (customer_no, seq, salt, reference, reason, metadata)
 SELECT *
-FROM unnest($1::bigint [], $2::bigint [], $3::bytea [], $4::text [], $5::text [], $6::text []);
+FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::text[], $6::text[]);
 
 -- reversed_charges_move --
 -- How much of a charge has been undone so far.
 INSERT INTO reversed_charges AS r (customer_no, charge_seq, reversed)
 SELECT *
-FROM unnest($1::bigint [], $2::bigint [], $3::bigint [])
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
 ON CONFLICT (customer_no, charge_seq) DO UPDATE SET reversed = excluded.reversed;

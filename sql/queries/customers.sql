@@ -4,13 +4,13 @@
 -- Our numbers for the callers' ids.
 SELECT customer_id, customer_no
 FROM customer_directory
-WHERE customer_id = any($1::text []);
+WHERE customer_id = any($1::text[]);
 
 -- customers_make --
 -- Makes those customers that do not exist yet. Sorted: two makers of the same ids must not deadlock.
 WITH made AS (
     INSERT INTO customer_directory (customer_id)
-    SELECT id FROM unnest($1::text []) AS id ORDER BY id
+    SELECT id FROM unnest($1::text[]) AS id ORDER BY id
     ON CONFLICT DO NOTHING
     RETURNING customer_no, customer_id
 ),
@@ -31,11 +31,11 @@ SELECT customer_id, customer_no FROM rows;
 -- profile_put --
 -- Sets the members of a profile that $7 names; the others stay.
 UPDATE profiles SET
-    name = CASE WHEN 'name' = any($7::text []) THEN $2::text ELSE name END,
-    email = CASE WHEN 'email' = any($7::text []) THEN $3::text ELSE email END,
-    time_zone = CASE WHEN 'time_zone' = any($7::text []) THEN $4::text ELSE time_zone END,
-    currency = CASE WHEN 'currency' = any($7::text []) THEN $5::text ELSE currency END,
-    metadata = CASE WHEN 'metadata' = any($7::text []) THEN $6::text ELSE metadata END,
+    name = CASE WHEN 'name' = any($7::text[]) THEN $2::text ELSE name END,
+    email = CASE WHEN 'email' = any($7::text[]) THEN $3::text ELSE email END,
+    time_zone = CASE WHEN 'time_zone' = any($7::text[]) THEN $4::text ELSE time_zone END,
+    currency = CASE WHEN 'currency' = any($7::text[]) THEN $5::text ELSE currency END,
+    metadata = CASE WHEN 'metadata' = any($7::text[]) THEN $6::text ELSE metadata END,
     updated_at = service_now_v1()
 WHERE customer_no = $1::bigint;
 

@@ -80,7 +80,7 @@ SELECT
         extract(EPOCH FROM clock_timestamp() - coalesce(s.finished_at, i.created_at))
         - j.every_seconds
     )::double precision AS overdue_seconds
-FROM unnest($1::text [], $2::double precision []) WITH ORDINALITY AS j (job, every_seconds, place)
+FROM unnest($1::text[], $2::double precision[]) WITH ORDINALITY AS j (job, every_seconds, place)
 LEFT JOIN installation AS i ON true
 LEFT JOIN LATERAL (
     SELECT *

@@ -1,24 +1,14 @@
 -- API keys and customer tokens. Only the SHA-256 of a secret is stored.
 
 -- key_make --
--- Makes a key ($2 = key) or a token. No row: its end does not lie in the future, or its customer
--- does not exist.
+-- Makes a key ($2 = key) or a token. No row: its end does not lie in the future.
 INSERT INTO api_keys (
     hash, kind, name, scopes, customer_no, parent_no, created_at, expires_at
 )
-SELECT $1::bytea, $2::text, $3::text, $4::text [], $5::bigint, $6::bigint, t.now, $7::timestamptz
+SELECT $1::bytea, $2::text, $3::text, $4::text[], $5::bigint, $6::bigint, t.now, $7::timestamptz
 FROM (SELECT service_now_v1() AS now) AS t
-WHERE
-    ($7::timestamptz IS NULL OR $7::timestamptz > t.now)
-    AND (
-        $5::bigint IS NULL
-        OR EXISTS (SELECT 1 FROM customer_directory AS d WHERE d.customer_no = $5::bigint)
-    )
-RETURNING
-    key_no,
-    (SELECT d.customer_id FROM customer_directory AS d WHERE d.customer_no = $5::bigint)
-    AS customer_id,
-    created_at;
+WHERE $7::timestamptz IS NULL OR $7::timestamptz > t.now
+RETURNING key_no, created_at;
 
 -- key_find --
 -- The key of a secret's hash, and for how long it is good: seconds from now, NULL without an end,
@@ -83,7 +73,7 @@ UPDATE api_keys AS k
 SET last_used_at = service_now_v1()
 FROM (
     SELECT key_no FROM api_keys
-    WHERE key_no = any($1::bigint [])
+    WHERE key_no = any($1::bigint[])
     ORDER BY key_no
     FOR NO KEY UPDATE
 ) AS used

@@ -298,7 +298,10 @@ SELECT
             THEN 'lot ' || l.lot_no || ' is pinned by a hold of another asset'
         ELSE 'pinned of lot ' || l.lot_no || ' by open holds'
     END AS what,
-    CASE WHEN p.asset = l.asset AND p.other_asset = l.asset THEN p.amount END AS expected,
+    CASE
+        WHEN p.lot_no IS NULL THEN 0
+        WHEN p.asset = l.asset AND p.other_asset = l.asset THEN p.amount
+    END AS expected,
     l.pinned AS found
 FROM lots AS l
 FULL JOIN pinned AS p ON l.customer_no = p.customer_no AND l.lot_no = p.lot_no

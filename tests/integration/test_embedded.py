@@ -235,6 +235,16 @@ async def test_start_after_initdb_was_killed_begins_anew(folder: Path) -> None:
         assert await note(embedded, "here") == ["here"]
 
 
+async def test_start_on_a_folder_of_something_else_refuses(folder: Path) -> None:
+    account = choose_account(None, folder / "none")
+    place(folder)
+    place(folder / "postgres", account)
+    (folder / "postgres/letters").touch()
+
+    with pytest.raises(ServerError, match="is no PostgreSQL folder"):
+        await Embedded.start(folder, say=quiet)
+
+
 async def test_start_of_another_major_version_says_how_to_move(folder: Path) -> None:
     data = folder / "postgres"
     data.mkdir(parents=True)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -20,11 +21,14 @@ from sql.errors import (
     OutcomeUnknown,
     TransactionConflict,
 )
+from sql.migrate import migrate
 from sql.pool import (
+    Connection,
     Pool,
     ServerRefused,
     behind_pooler,
     check_server,
+    connect,
     open_pool,
     transaction,
 )
@@ -305,6 +309,16 @@ server_lifetime = 1
 """
 
 
+@asynccontextmanager
+async def pooled(url: str) -> AsyncGenerator[Connection]:
+    """A connection without a statement cache, as a pooler needs it."""
+    conn = await connect(url)
+    try:
+        yield conn
+    finally:
+        await conn.close()
+
+
 @pytest.fixture
 async def pooler(server: Server, tables: None) -> AsyncGenerator[str]:
     """The address of the server through pgbouncer in transaction mode."""
@@ -347,3 +361,16 @@ async def test_pool_behind_a_pooler_keeps_no_statements_and_works(
     async with pool.acquire() as conn:
         await check_server(conn)
     await pool.close()
+
+
+async def test_migrate_through_a_pooler_works(pooler: str, tmp_path: Path) -> None:
+    (tmp_path / "0001_one.sql").write_text("CREATE TABLE one (a integer)", "utf-8")
+    (tmp_path / "0002_two.sql").write_text("ALTER TABLE one ADD b integer; SELECT 1;", "utf-8")
+
+    async def run_migrations() -> list[str]:
+        async with pooled(pooler) as conn:
+            return await migrate(conn, tmp_path)
+
+    done = await asyncio.gather(*(run_migrations() for _ in range(3)))
+
+    assert sorted(name for names in done for name in names) == ["0001_one", "0002_two"]

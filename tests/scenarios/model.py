@@ -85,6 +85,8 @@ class Model:
         except AmountError:
             return "422", self.balance(books), []
         outcome = decide({books.customer_no: books}, [request], SETTINGS, line.at)[0]
+        for hold in books.holds.values():
+            hold.is_new = False  # written, and its id known
         answer = self.answer(line, books, outcome)
         postings = self.unlisted(line, books, before)
         self.listed[line.who] = 0

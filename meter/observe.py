@@ -1,0 +1,280 @@
+"""What the service tells about itself: metrics, log lines, and the ids of requests and traces."""
+
+import logging
+import random
+import re
+import sys
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, Final, cast
+
+import prometheus_client
+import structlog
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# Times of creation double the number of series and serve nobody here.
+prometheus_client.disable_created_metrics()
+
+SECONDS_BUCKETS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
+SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of its own. Labels never name a customer."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "drawdown_http_requests",
+            "Answers by route template.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "drawdown_http_request_seconds",
+            "From the headers of a request to its answer.",
+            ("route",),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "drawdown_refusals", "Problems answered, by code.", ("code",), registry=registry
+        )
+        self._batch_size = Histogram(
+            "drawdown_batch_size",
+            "Requests in one transaction.",
+            buckets=SIZE_BUCKETS,
+            registry=registry,
+        )
+        self._batch_seconds = Histogram(
+            "drawdown_batch_seconds",
+            "Time of a batch, by step; `total`: from taken to answered.",
+            ("step",),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._queue_depth = Gauge(
+            "drawdown_queue_depth", "Requests waiting for the books.", registry=registry
+        )
+        self._queue_wait = Histogram(
+            "drawdown_queue_wait_seconds",
+            "Longest wait of a request in a batch before its transaction.",
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._retries = Counter(
+            "drawdown_retries", "Batches run again, by reason.", ("reason",), registry=registry
+        )
+        self._holds_overdue = Gauge(
+            "drawdown_holds_overdue",
+            "Open holds whose deadline has passed and that no sweep has ended yet.",
+            registry=registry,
+        )
+        self._jobs_overdue = Gauge(
+            "drawdown_job_overdue_seconds",
+            "How long a job should have run already.",
+            ("job",),
+            registry=registry,
+        )
+        self._invariant_failures = Counter(
+            "drawdown_invariant_failures", "Broken invariants of the books.", registry=registry
+        )
+        # Children are looked up once: `labels()` costs more than the counting.
+        self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._refusal_children: dict[str, Counter] = {}
+        self._batch_total = self._batch_seconds.labels("total")
+
+    def request(
+        self, route: str, method: str, status: int, seconds: float, code: str | None = None
+    ) -> None:
+        """Count one answer. `route` is a template; `code` the problem code of a refusal."""
+        children = self._request_children.get((route, method, status))
+        if children is None:
+            children = self._request_children[(route, method, status)] = (
+                self._requests.labels(route, method, str(status)),
+                self._seconds.labels(route),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
+        if code is not None:
+            self.refused(code)
+
+    def refused(self, code: str) -> None:
+        """Count one problem."""
+        child = self._refusal_children.get(code)
+        if child is None:
+            child = self._refusal_children[code] = self._refusals.labels(code)
+        child.inc()
+
+    def batch(self, size: int, seconds: float) -> None:
+        """Count one batch, from taken to answered."""
+        self._batch_size.observe(size)
+        self._batch_total.observe(seconds)
+
+    def batch_step(self, step: str, seconds: float) -> None:
+        """Time one step of a batch."""
+        self._batch_seconds.labels(step).observe(seconds)
+
+    def retried(self, reason: str) -> None:
+        """Count one batch that is run again."""
+        self._retries.labels(reason).inc()
+
+    def waited(self, seconds: float) -> None:
+        """The longest wait in a batch before its transaction."""
+        self._queue_wait.observe(seconds)
+
+    def queued(self, depth: int) -> None:
+        """Requests waiting now."""
+        self._queue_depth.set(depth)
+
+    def holds_overdue(self, count: int) -> None:
+        """Open holds past their deadline now."""
+        self._holds_overdue.set(count)
+
+    def job_overdue(self, job: str, seconds: float) -> None:
+        """How long a job should have run already; 0 if it is in time."""
+        self._jobs_overdue.labels(job).set(seconds)
+
+    def invariants_failed(self, count: int) -> None:
+        """Count broken invariants that a check has found."""
+        self._invariant_failures.inc(count)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """All metrics as text for Prometheus, and its content type."""
+        return prometheus_client.generate_latest(self.registry), (
+            prometheus_client.CONTENT_TYPE_LATEST
+        )
+
+
+# Ids of requests and traces: unique, not secret, so a fast generator will do.
+_random = random.Random(random.SystemRandom().getrandbits(256))
+
+
+def new_request_id() -> str:
+    """An id for a request that brought none."""
+    return f"req_{_random.getrandbits(128):032x}"
+
+
+class Trace(Struct, frozen=True):
+    """The trace that a request belongs to, and our own place in it (W3C Trace Context)."""
+
+    trace_id: str
+    span_id: str
+    flags: str
+
+    @property
+    def header(self) -> bytes:
+        """The `traceparent` that we send on."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}".encode()
+
+
+_TRACEPARENT = re.compile(
+    rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
+)
+
+
+def trace_of(traceparent: bytes | None) -> Trace:
+    """The trace of a `traceparent` header, or a new one if there is none or it is not valid."""
+    span_id = f"{_random.getrandbits(64) or 1:016x}"
+    if traceparent is not None and (match := _TRACEPARENT.fullmatch(traceparent)) is not None:
+        version, trace_id, parent_id, flags, more = match.groups()
+        # A later version may say more; version 00 may not, and ff is no version.
+        is_known = version != b"ff" and (more is None or version != b"00")
+        if is_known and int(trace_id, 16) and int(parent_id, 16):
+            # Only the flag "sampled" has a meaning that we may pass on.
+            return Trace(trace_id.decode(), span_id, f"{int(flags, 16) & 1:02x}")
+    return Trace(f"{_random.getrandbits(128) or 1:032x}", span_id, "00")
+
+
+# Log lines
+
+
+_SECRETS: Final = (
+    (re.compile(r"\b(dd[kt]_|(?:sk|rk)_(?:live_|test_)?|whsec_)[A-Za-z0-9_+/=-]{4,}"), r"\1***"),
+    # The password of a URL. It may hold anything but what ends a URL's login.
+    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/]*@", re.IGNORECASE), r"\1:***@"),
+    (
+        re.compile(r"""\b(password|passwd|pwd|secret)(["']?\s*[=:]\s*["']?)[^\s"'&,;]+""", re.I),
+        r"\1\2***",
+    ),
+)
+_DIGITS = re.compile(r"(?<![0-9A-Za-z_])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z_])")
+
+
+def redact(text: str) -> str:
+    """The text without secrets: keys, signing secrets, passwords of URLs, card numbers."""
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return _DIGITS.sub(_hide_card, text)
+
+
+def _hide_card(match: re.Match[str]) -> str:
+    digits = [int(digit) for digit in match[0] if digit.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    is_card = (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
+    return "***" if is_card else match[0]
+
+
+def _redact_value(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, bool | int | float | None):
+        return value
+    if depth < 4 and isinstance(value, Mapping):
+        members = cast("Mapping[object, object]", value).items()
+        return {redact(str(name)): _redact_value(member, depth + 1) for name, member in members}
+    if depth < 4 and isinstance(value, list | tuple | set | frozenset):
+        return [_redact_value(item, depth + 1) for item in cast("Iterable[object]", value)]
+    return redact(str(value))
+
+
+def redact_event(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """The structlog processor that lets no secret through, wherever in the event it stands."""
+    return {name: _redact_value(value) for name, value in event.items()}
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on stderr from `level` on: our own events and those of the libraries."""
+    number: int = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    last: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        redact_event,
+        structlog.processors.JSONRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in ("asyncio", "uvicorn.error"):
+        # Their lines for people ("Started server process") say nothing that ours do not.
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
