@@ -5,12 +5,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from drawdown.embedded import Embedded
 from drawdown.server_files import ServerError
 from drawdown.settings import Settings
-from sql.migrate import APP_ROLE, apply_role_settings, migrate, pending
+from sql.migrate import apply_role_settings, migrate, pending
 from sql.pool import Connection, connect
 
 
@@ -23,9 +22,9 @@ class Database:
     embedded: Embedded | None
 
     @property
-    def app_login(self) -> str | None:
-        """The service's login, where it is another than the owner's."""
-        return None if self.dsn == self.owner_dsn else _user(self.dsn)
+    def has_two_logins(self) -> bool:
+        """Whether the service has a login of its own, that can't change the schema."""
+        return self.dsn != self.owner_dsn
 
 
 def default_data() -> Path:
@@ -95,12 +94,10 @@ async def bring_up_to_date(
     Answers the names of what was applied, and a line for the operator if the role could not be set.
     Raises MigrationError.
     """
-    async with connected(database.owner_dsn) as owner:
-        applied = await migrate(owner, app_login=database.app_login, up_to=up_to)
-        login = database.app_login or await owner.fetchval("SELECT current_user::text")
-        return applied, await apply_role_settings(owner, str(login))
-
-
-def _user(dsn: str) -> str:
-    name = urlsplit(dsn).username
-    return APP_ROLE if name is None else unquote(name)
+    async with connected(database.owner_dsn) as owner, connected(database.dsn) as service:
+        login = str(await service.fetchval("SELECT current_user::text"))
+        applied = await migrate(
+            owner, app_login=login if database.has_two_logins else None, up_to=up_to
+        )
+        # A login may always set itself.
+        return applied, await apply_role_settings(service, login)

@@ -1,27 +1,34 @@
-"""The demo: a service of its own, seeded customers, two real traces, a report, a proof.
-
-What the service took is compared with sums that are made here, from the same rows, by other code
-than the replay's.
-"""
+"""The demo: a service of its own, seeded customers, two traces, a report, a proof."""
 
 import asyncio
-import csv
-import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 from msgspec import Struct
 
+from drawdown.demo_report import (
+    Burned,
+    Replayed,
+    Statement,
+    add_up,
+    burned_line,
+    differences,
+    refused,
+    statement_lines,
+    table,
+)
 from drawdown.progress import Progress
 from drawdown.replay import Plan, Report, open_session, replay
-from drawdown.sandbox_process import Sandbox, SandboxProcess, run_command
-from drawdown.traces import Trace, survey
+from drawdown.sandbox_process import Sandbox, open_sandbox, run_command
+from drawdown.traces import Trace, read_rows, survey
+
+T = TypeVar("T")
 
 FILES: Final = {
     "code": "azure_llm_code_2023.csv",
@@ -34,14 +41,11 @@ SAMPLES: Final = Path(__file__).with_name("samples")
 CUSTOMERS: Final = tuple(f"demo-{number:02}" for number in range(1, 51))
 POOR: Final = "demo-poor"
 POOR_ROWS: Final = 20
-CENTS_PER_CREDITS: Final = (1, 1_000)
-"""The price of the paid lots: one cent for a thousand credits."""
+CREDITS_PER_CENT: Final = 1_000
 ANSWER_SECONDS_MAX: Final = 30
-STATEMENT_LINES: Final = 5
+STATEMENT_LINES: Final = 6
 
 Say = Callable[[str], object]
-Burned = Counter[str]
-"""Credits burned by category of lot."""
 
 
 class DemoError(Exception):
@@ -54,57 +58,24 @@ class Options(Struct, frozen=True, kw_only=True):
     run: str
     data: Path
     port: int
+    """0: a free one."""
     traces: Path
     concurrency: int
     row_limit: int | None = None
 
 
-class Sums(Struct, frozen=True):
-    """What the rows of one file add up to, in tokens."""
-
-    rows: int
-    context: int
-    generated: int
-
-    @property
-    def used(self) -> int:
-        return self.context + self.generated
-
-
-class Replayed(Struct, frozen=True):
-    """One trace after its replay: what the service answered beside what the file says."""
-
-    name: str
-    report: Report
-    sums: Sums
-
-
 class _Grant(Struct, frozen=True):
+    """What we read of a grant."""
+
     category: str
     amount: Decimal
     remaining: Decimal
-    held: Decimal
     created_at: str
 
 
 class _Grants(Struct, frozen=True):
     data: list[_Grant]
     next_cursor: str | None
-
-
-class _Line(Struct, frozen=True):
-    kind: str
-    created_at: str
-    amount: Decimal
-    balance: Decimal
-    reference: str = ""
-
-
-class _Statement(Struct, frozen=True):
-    opening: Decimal
-    closing: Decimal
-    lines: list[_Line]
-    has_more: bool = False
 
 
 def find_traces(named: str | None) -> Path:
@@ -114,7 +85,7 @@ def find_traces(named: str | None) -> Path:
     """
     if named is not None:
         if missing := [name for name in FILES.values() if not (Path(named) / name).is_file()]:
-            raise DemoError(f"{named} has no {' and no '.join(missing)}")
+            raise DemoError(f"the folder {named} has no {' and no '.join(missing)}")
         return Path(named)
     beside = ROOT.parent / "shared" / "data"
     return beside if all((beside / name).is_file() for name in FILES.values()) else SAMPLES
@@ -130,13 +101,14 @@ async def demo(options: Options, say: Say) -> bool:
     say(f"run        {options.run}")
     say(f"traces     {options.traces}{' (samples)' if options.traces == SAMPLES else ''}")
     traces = {name: survey(options.traces / file) for name, file in FILES.items()}
-    async with SandboxProcess(options.data, options.port) as process:
+    async with open_sandbox(options.data, options.port) as process:
         say(
-            f"service    {process.sandbox.url}, with its own PostgreSQL, ready after"
+            f"service    {process.sandbox.url}, on its own PostgreSQL, ready after"
             f" {clock() - began:.1f} s"
         )
         is_good = await process.during(_Demo(options, process.sandbox, traces, say).run())
-    say(f"{'done' if is_good else 'FAILED':<10} in {clock() - began:.1f} s; the service has stopped")
+    verdict = "done" if is_good else "FAILED"
+    say(f"{verdict:<11}in {clock() - began:.1f} s; the service is stopped")
     return is_good
 
 
@@ -153,80 +125,204 @@ class _Demo:
         async with open_session(
             self.sandbox.api_key, self.options.concurrency, ANSWER_SECONDS_MAX
         ) as self.session:
-            await self._seed()
-            before = await self._burned(CUSTOMERS)
-            poor_before = await self._burned([POOR])
+            started_at = await self._seed()
+            before, poor_before = await self._burned(CUSTOMERS), await self._burned([POOR])
             replayed = [await self._replay(name) for name in self.traces]
             poor = await self._replay_poor()
             burned = await self._burned(CUSTOMERS) - before
             poor_burned = await self._burned([POOR]) - poor_before
-            are_equal = self._tell(replayed, burned)
-            are_equal &= self._tell_poor(poor, poor_burned)
-            await self._tell_statement(CUSTOMERS[0])
-        return await self._verify() and are_equal
+            wrong = self._tell_sums(replayed, burned) + self._tell_poor(poor, poor_burned)
+            await self._tell_statement(CUSTOMERS[0], started_at)
+        return await self._verify() and not wrong
+
+    # Seeding
+
+    async def _seed(self) -> str:
+        """Make the customers and their lots. Returns the service's time before the first one."""
+        promotional, paid = self._needs()
+        poor = self._poor_amount()
+        await asyncio.gather(*(self._put_customer(name) for name in (*CUSTOMERS, POOR)))
+        grants = [(name, promotional, paid) for name in CUSTOMERS]
+        made = await asyncio.gather(*(self._fund(*grant) for grant in grants))
+        await self._fund(POOR, poor, 0)
+        self.say(
+            f"customers  {len(CUSTOMERS)}, each with {promotional:,} promotional credits and"
+            f" {paid:,} paid ones (USD {_price(paid)}); {POOR} with {poor:,}"
+        )
+        return made[0]
+
+    def _needs(self) -> tuple[int, int]:
+        """Credits for each customer: promotional ones that run out, paid ones for all the rest.
+
+        A customer may have all its rows under way at once, each with its worst case reserved.
+        """
+        worst: Counter[int] = Counter()
+        used = 0
+        for trace in self.traces.values():
+            for row in read_rows(trace.path):
+                if self.options.row_limit is not None and row.number > self.options.row_limit:
+                    break
+                worst[row.number % len(CUSTOMERS)] += row.context + trace.longest_answer
+                used += row.context + row.generated
+        promotional = _round_up(used // len(CUSTOMERS) // 5, 100)
+        return promotional, _round_up(max(worst.values()), CREDITS_PER_CENT * 100)
+
+    def _poor_amount(self) -> int:
+        """Enough to reserve the first row, and less than all of them will use."""
+        trace = next(iter(self.traces.values()))
+        return next(read_rows(trace.path)).context + trace.longest_answer
+
+    async def _put_customer(self, name: str) -> None:
+        await self._call("PUT", f"/v1/customers/{name}", {"name": name}, (200, 201))
+
+    async def _fund(self, customer: str, promotional: int, paid: int) -> str:
+        """Give one customer its lots. Returns when the first one was made."""
+        body: dict[str, Any] = {
+            "customer_id": customer,
+            "amount": str(promotional),
+            "category": "promotional",
+            "reason": "demo",
+        }
+        first = await self._grant(body)
+        if paid:
+            cost = {"amount": _price(paid), "currency": "USD"}
+            await self._grant(
+                {**body, "amount": str(paid), "category": "paid", "cost": cost},
+            )
+        return first.created_at
+
+    async def _grant(self, body: dict[str, Any]) -> _Grant:
+        key = f"{self.options.run}/grant/{body['customer_id']}/{body['category']}"
+        made = await self._call("POST", "/v1/grants", body, (201,), key)
+        return msgspec.json.decode(made, type=_Grant)
+
+    # Replaying
 
     async def _replay(self, name: str) -> Replayed:
-        trace = self.traces[name]
-        report = await self._send(
-            Plan(
-                trace=trace,
-                run=self.options.run,
-                customers=CUSTOMERS,
-                longest_answer=trace.longest_answer,
-                row_limit=self.options.row_limit,
-            ),
-            name,
-            self.options.concurrency,
-        )
-        return Replayed(name, report, add_up(trace.path, self.options.row_limit))
+        trace, limit = self.traces[name], self.options.row_limit
+        report = await self._send(trace, name, self.options.run, CUSTOMERS, limit)
+        return Replayed(name, report, add_up(trace.path, limit))
 
     async def _replay_poor(self) -> Report:
-        """One row after the other: the first fits, what is left then fits no longer."""
         trace = next(iter(self.traces.values()))
+        run = f"{self.options.run}-poor"
+        # One row after the other: the first fits, and of the others only what is left allows.
+        return await self._send(trace, POOR, run, [POOR], POOR_ROWS, concurrency=1)
+
+    async def _send(
+        self,
+        trace: Trace,
+        label: str,
+        run: str,
+        customers: Sequence[str],
+        row_limit: int | None,
+        concurrency: int | None = None,
+    ) -> Report:
         plan = Plan(
             trace=trace,
-            run=f"{self.options.run}-poor",
-            customers=[POOR],
+            run=run,
+            customers=customers,
             longest_answer=trace.longest_answer,
-            row_limit=POOR_ROWS,
+            row_limit=row_limit,
         )
-        return await self._send(plan, POOR, concurrency=1)
-
-    async def _send(self, plan: Plan, label: str, concurrency: int) -> Report:
         with Progress(plan.row_count, f"replay {label}", "rows") as progress:
             return await replay(
                 plan,
                 url=self.sandbox.url,
                 api_key=self.sandbox.api_key,
-                concurrency=concurrency,
+                concurrency=concurrency or self.options.concurrency,
                 on_row=progress.step,
             )
 
-    # Seeding
+    # Reading the books
 
-    async def _seed(self) -> None:
-        """Customers with promotional credits that run out, and paid ones for all the rest."""
-        limit = self.options.row_limit
-        worst = used = 0
-        for trace in self.traces.values():
-            sums = add_up(trace.path, limit)
-            used += sums.used
-            worst += sums.context + sums.rows * trace.longest_answer
-        # Twice the average of the worst case: rows differ, and so do the sums of the customers.
-        paid = _round_up(2 * worst // len(CUSTOMERS) + self._row_max(), 1_000)
-        promotional = _round_up(used // len(CUSTOMERS) // 10, 100)
-        await asyncio.gather(
-            *(self._seed_customer(customer, promotional, paid) for customer in CUSTOMERS)
-        )
-        first = add_up(next(iter(self.traces.values())).path, 1)
-        poor = first.context + next(iter(self.traces.values())).longest_answer
-        await self._put_customer(POOR)
-        await self._grant(POOR, "promotional", poor)
+    async def _burned(self, customers: Sequence[str]) -> Burned:
+        """What has left the lots of these customers so far, by category."""
+        total: Burned = Counter()
+        for burned in await asyncio.gather(*map(self._burned_by, customers)):
+            total.update(burned)
+        return total
+
+    async def _burned_by(self, customer: str) -> Burned:
+        burned: Burned = Counter()
+        query = {"customer_id": customer, "limit": "100"}
+        while True:
+            body = await self._call("GET", f"/v1/grants?{urlencode(query)}")
+            page = msgspec.json.decode(body, type=_Grants)
+            for grant in page.data:
+                burned[grant.category] += int(grant.amount - grant.remaining)
+            if page.next_cursor is None:
+                return burned
+            query["cursor"] = page.next_cursor
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        good: Sequence[int] = (200,),
+        key: str | None = None,
+    ) -> bytes:
+        """One request that must succeed. Raises DemoError."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        data = None if body is None else msgspec.json.encode(body)
+        async with self.session.request(
+            method, self.sandbox.url + path, data=data, headers=headers
+        ) as response:
+            text = await response.read()
+            if response.status not in good:
+                raise DemoError(
+                    f"{method} {path}: {response.status} {text.decode(errors='replace')}"
+                )
+            return text
+
+    # Telling
+
+    def _tell_sums(self, replayed: Sequence[Replayed], burned: Burned) -> list[str]:
+        self.say("")
+        for line in table(replayed):
+            self.say(line)
+        self.say("")
+        self.say(f"burned     {burned_line(burned)}, by the lots' remainders")
+        wrong = differences(replayed, burned)
+        for line in wrong:
+            self.say(f"DIFFERENT  {line}")
+        if not wrong:
+            self.say("equal      what was captured, what left the lots, and the sum over the rows")
+        return wrong
+
+    def _tell_poor(self, report: Report, burned: Burned) -> list[str]:
         self.say(
-            f"customers  {len(CUSTOMERS)}, each with {promotional:,} promotional credits and"
-            f" {paid:,} paid ones for USD {_price(paid)}; and {POOR} with {poor:,}"
+            f"{POOR}  {report.rows} rows: {report.accepted} accepted,"
+            f" {refused(report)} refused (402); burned {burned_line(burned)}"
         )
+        if report.captured == sum(burned.values()):
+            return []
+        wrong = f"{POOR}: captured {report.captured:,f}, the lots lost {sum(burned.values()):,}"
+        self.say(f"DIFFERENT  {wrong}")
+        return [wrong]
 
-    def _row_max(self) -> int:
-        """More than any row reserves."""
-        return max(trace.context + trace.longest_answer for trace in self.traces.values())
+    async def _tell_statement(self, customer: str, since: str) -> None:
+        query = urlencode({"from": since, "limit": STATEMENT_LINES})
+        body = await self._call("GET", f"/v1/customers/{customer}/statement?{query}")
+        self.say("")
+        for line in statement_lines(customer, msgspec.json.decode(body, type=Statement)):
+            self.say(line)
+
+    async def _verify(self) -> bool:
+        """Prove the books beside the running service."""
+        self.say("")
+        code, told = await run_command("verify", "--data", str(self.options.data))
+        for line in told.splitlines():
+            self.say(f"verify     {line}")
+        return code == 0
+
+
+def _round_up(value: int, step: int) -> int:
+    """The next multiple of `step`, at least one."""
+    return max(-(-value // step), 1) * step
+
+
+def _price(credits: int) -> str:
+    """In dollars."""
+    return f"{Decimal(credits // CREDITS_PER_CENT) / 100:.2f}"

@@ -4,12 +4,13 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final, Self, TypeVar
+from typing import IO, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +20,7 @@ T = TypeVar("T")
 READY: Final = b"drawdown ready on "
 READY_SECONDS_MAX: Final = 180  # the first start makes the database's files
 STOP_SECONDS_MAX: Final = 40  # a stopping service has 30 s
+TAIL_BYTES: Final = 2_000
 KEPT_NAMES: Final = frozenset({"DRAWDOWN_EMBEDDED_USER"})
 DROPPED_PREFIXES: Final = ("DRAWDOWN_", "DATABASE_URL", "STRIPE_")
 PR_SET_PDEATHSIG: Final = 1
@@ -36,59 +38,44 @@ class Sandbox(Struct, frozen=True):
     api_key: str
 
 
-class SandboxProcess:
-    """A service with its own embedded database in `data`. An async context manager.
+@asynccontextmanager
+async def open_sandbox(data: Path, port: int) -> AsyncGenerator["SandboxProcess"]:
+    """A service with its own embedded database in `data`; `port` 0: a free one.
 
-    Entering waits until it is ready and raises SandboxError if that fails; leaving stops it and
-    waits for its end, however we leave. It also stops if we are killed.
+    Ready when entered; stopped, and its end awaited, however we leave. It stops too if we are
+    killed. Raises SandboxError if it does not start.
     """
+    with tempfile.TemporaryFile() as log:
+        arguments = ("--sandbox", "--port", str(port or free_port()), "--data", str(data))
+        process = await spawn("up", *arguments, stdout=asyncio.subprocess.PIPE, stderr=log)
+        service = SandboxProcess(process, log)
+        try:
+            await service.ready(data / "sandbox.json")
+            yield service
+        finally:
+            await service.stop()
 
-    def __init__(self, data: Path, port: int) -> None:
-        """`port` 0: a free one."""
-        self.data, self.port = data, port
+
+class SandboxProcess:
+    """A running service: see `open_sandbox`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
+        """`log` is what it writes to stderr."""
         self.sandbox: Sandbox
-        self._process: asyncio.subprocess.Process
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._process, self._log = process, log
         self._drain: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        try:
-            self._process = await spawn(
-                "up",
-                "--sandbox",
-                "--port",
-                str(self.port),
-                "--data",
-                str(self.data),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=self._log,
-            )
-        except BaseException:
-            self._log.close()
-            raise
+    async def ready(self, file: Path) -> None:
+        """Wait until it can serve; `file` says where. Raises SandboxError."""
         try:
             async with asyncio.timeout(READY_SECONDS_MAX):
-                await self._ready()
-            self.sandbox = msgspec.json.decode(
-                (self.data / "sandbox.json").read_bytes(), type=Sandbox
-            )
+                await self._read_until_ready()
         except TimeoutError as exc:
-            await self.stop()
-            raise SandboxError(f"not ready within {READY_SECONDS_MAX} s{self._tail()}") from exc
-        except BaseException:
-            await self.stop()
-            raise
+            raise SandboxError(
+                f"the service was not ready within {READY_SECONDS_MAX} s{self._tail()}"
+            ) from exc
         self._drain = asyncio.create_task(self._read_on())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.stop()
-        self._log.close()
+        self.sandbox = _read(file)
 
     async def during(self, work: Awaitable[T]) -> T:
         """The result of `work`. Raises SandboxError as soon as the service ends before it."""
@@ -119,7 +106,7 @@ class SandboxProcess:
         if self._drain is not None:
             await self._drain
 
-    async def _ready(self) -> None:
+    async def _read_until_ready(self) -> None:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             if line.startswith(READY):
@@ -135,10 +122,23 @@ class SandboxProcess:
 
     def _tail(self) -> str:
         """The last line that it complained with."""
-        self._log.seek(max(os.fstat(self._log.fileno()).st_size - 2_000, 0))
-        lines = self._log.read().decode(errors="replace").split("\n")
+        # Not by seeking: the process writes at the same position.
+        log = self._log.fileno()
+        end = os.pread(log, TAIL_BYTES, max(os.fstat(log).st_size - TAIL_BYTES, 0))
+        lines = end.decode(errors="replace").splitlines()
         said = [line.strip() for line in lines if line.strip()]
         return f": {said[-1].removeprefix('drawdown: ')}" if said else ""
+
+
+def _read(file: Path) -> Sandbox:
+    return msgspec.json.decode(file.read_bytes(), type=Sandbox)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 async def run_command(*arguments: str) -> tuple[int, str]:

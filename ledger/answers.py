@@ -1,15 +1,21 @@
 """The answers of the books, as they leave: amounts as decimal strings, ids public. See `api.md`."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from ledger.amounts import format_amount
 from ledger.requests import Policy
 from ledger.state import Account, Books, Charge, Draw, Grant, Hold, Lot
 
 EMPTY = Raw(b"{}")
+Metadata = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+"""The caller's own object, as it was sent."""
+
+
+def empty_object() -> Raw:
+    return EMPTY
 
 
 class Balance(Struct, frozen=True):
@@ -47,7 +53,7 @@ class ChargeAnswer(Struct, frozen=True, kw_only=True):
     effective_at: datetime
     created_at: datetime
     reference: str | UnsetType = UNSET
-    metadata: Raw = EMPTY
+    metadata: Metadata = field(default_factory=empty_object)
     balance: Balance | UnsetType = UNSET
 
 
@@ -66,7 +72,7 @@ class HoldAnswer(Struct, frozen=True, kw_only=True):
     expires_at: datetime
     created_at: datetime
     reference: str | UnsetType = UNSET
-    metadata: Raw = EMPTY
+    metadata: Metadata = field(default_factory=empty_object)
     charge: ChargeAnswer | None = None
     charges: list[ChargeOfHold] = []
     balance: Balance | UnsetType = UNSET
@@ -126,7 +132,7 @@ class GrantAnswer(Struct, frozen=True, kw_only=True):
     recurrence: RecurrenceAnswer | None
     origin: str
     reason: str | UnsetType = UNSET
-    metadata: Raw = EMPTY
+    metadata: Metadata = field(default_factory=empty_object)
     voided_at: datetime | None
     taken: str | UnsetType = UNSET
     """A void's answer: what it took out of the lots."""

@@ -8,7 +8,7 @@ from asyncpg import Record
 from msgspec import Raw, Struct
 
 from ledger.amounts import format_amount
-from ledger.answers import OverageAnswer
+from ledger.answers import Metadata, OverageAnswer
 from sql import queries
 from sql.pool import Connection
 
@@ -23,7 +23,7 @@ class CustomerAnswer(Struct, frozen=True, kw_only=True):
     currency: str | None
     overage: OverageAnswer
     status: str
-    metadata: Raw
+    metadata: Metadata
     created_at: datetime
     updated_at: datetime
 

@@ -7,10 +7,10 @@ from datetime import date, datetime
 from typing import Any
 
 from asyncpg import Record
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ledger.amounts import format_amount
-from ledger.answers import EMPTY, ChargeAnswer, charge_answer
+from ledger.answers import EMPTY, ChargeAnswer, Metadata, charge_answer, empty_object
 from ledger.load import add_draw, read_charge
 from ledger.reads import SCAN_MAX, UnknownCustomer, find, page, settled
 from ledger.settle import account_of
@@ -50,7 +50,7 @@ class JournalAnswer(Struct, frozen=True, kw_only=True):
     late: bool
     reference: str | UnsetType = UNSET
     reason: str | UnsetType = UNSET
-    metadata: Raw = EMPTY
+    metadata: Metadata = field(default_factory=empty_object)
     transfers: list[TransferAnswer]
     prev_hash: str
     hash: str

@@ -221,6 +221,24 @@ CODES: Final[Mapping[str, Code]] = {
         "The amount is not a plain decimal string.",
         'Send a string such as `"12.5"`: no number, no sign, no exponent.',
     ),
+    "invalid_asset": Code(
+        (422,),
+        "Invalid asset",
+        "The asset does not exist, is a currency where credits are meant, or its code is malformed.",
+        "`GET /v1/assets` lists them; `PUT /v1/assets/{code}` makes one.",
+    ),
+    "invalid_cost": Code(
+        (422,),
+        "Invalid cost",
+        "A promotional grant came with a cost.",
+        "Leave cost out, or make the grant paid.",
+    ),
+    "invalid_currency": Code(
+        (422,),
+        "Invalid currency",
+        "The currency is not an ISO 4217 code that Stripe can charge, in upper case.",
+        "Send a code such as USD.",
+    ),
     "invalid_customer_id": Code(
         (422,),
         "Invalid customer id",
@@ -258,6 +276,12 @@ CODES: Final[Mapping[str, Code]] = {
         "A free object has over 50 members, is deeper than 8, or is over 16 KiB.",
         "Keep within the limit that `detail` names.",
     ),
+    "invalid_minimum": Code(
+        (422,),
+        "Invalid minimum",
+        "The minimum of a reserve is above its amount.",
+        "Send a minimum of at most the amount.",
+    ),
     "invalid_money": Code(
         (422,),
         "Invalid money",
@@ -270,6 +294,18 @@ CODES: Final[Mapping[str, Code]] = {
         "A JSON number has more digits, or a larger exponent, than the limit.",
         "Send a shorter number, or a string.",
     ),
+    "invalid_overage": Code(
+        (422,),
+        "Invalid overage policy",
+        "`owe` came without a limit, or `deny` with one.",
+        "`owe` needs a limit, `bill` may have one, `deny` has none.",
+    ),
+    "invalid_query": Code(
+        (422,),
+        "Invalid query parameter",
+        "A query parameter is unknown, given twice, missing, or has a value that it can't have.",
+        "The detail names it; `/docs` lists what each route takes.",
+    ),
     "invalid_scopes": Code(
         (422,),
         "Invalid scopes",
@@ -279,11 +315,23 @@ CODES: Final[Mapping[str, Code]] = {
     "invalid_text": Code(
         (422,), "Invalid text", "A text contains the character U+0000.", "Leave it out."
     ),
+    "invalid_time_zone": Code(
+        (422,),
+        "Invalid time zone",
+        "The time zone is not a name of the IANA database.",
+        "Send a name such as Europe/Budapest.",
+    ),
     "invalid_timestamp": Code(
         (422,),
         "Invalid time",
         "The time is no RFC 3339 time with an offset in the years 1970 to 2200.",
         'Send a time such as `"2030-01-31T12:00:00Z"`.',
+    ),
+    "invalid_to": Code(
+        (422,),
+        "Invalid time of the test clock",
+        "The test clock would go back, or ahead more than 400 days at once.",
+        "Send a time between now and 400 days ahead.",
     ),
     "invalid_value": Code(
         (422,),

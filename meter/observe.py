@@ -4,13 +4,18 @@ import logging
 import random
 import re
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, MutableMapping
+from itertools import accumulate
 from typing import Any, Final, cast
 
 import prometheus_client
 import structlog
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 # Times of creation double the number of series and serve nobody here.
 prometheus_client.disable_created_metrics()
@@ -33,24 +38,55 @@ SECONDS_BUCKETS: Final = (
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class _Answers(Collector):
+    """Counts answers and times routes: a tenth of the time that the library's own objects take.
+
+    Every request of the hot path is counted here, in one thread, so there is nothing to lock.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str, int], int] = {}
+        self.seconds: dict[str, list[float]] = {}
+        """Per route: answers in each bucket, the last without bound; then the sum of seconds."""
+
+    def add(self, route: str, method: str, status: int, seconds: float) -> None:
+        label = (route, method, status)
+        self.counts[label] = self.counts.get(label, 0) + 1
+        timed = self.seconds.get(route)
+        if timed is None:
+            timed = self.seconds[route] = [0.0] * (len(SECONDS_BUCKETS) + 2)
+        timed[bisect_left(SECONDS_BUCKETS, seconds)] += 1
+        timed[-1] += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        """What Prometheus asks for."""
+        answers = CounterMetricFamily(
+            "drawdown_http_requests",
+            "Answers by route template.",
+            labels=("route", "method", "status"),
+        )
+        for (route, method, status), count in self.counts.items():
+            answers.add_metric((route, method, str(status)), count)
+        yield answers
+        times = HistogramMetricFamily(
+            "drawdown_http_request_seconds",
+            "From the headers of a request to its answer.",
+            labels=("route",),
+        )
+        bounds = [*map(str, SECONDS_BUCKETS), "+Inf"]
+        for route, timed in self.seconds.items():
+            buckets = list(zip(bounds, accumulate(timed[:-1]), strict=True))
+            times.add_metric((route,), buckets, timed[-1])
+        yield times
+
+
 class Metrics:
     """The metrics of one process, in a registry of its own. Labels never name a customer."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "drawdown_http_requests",
-            "Answers by route template.",
-            ("route", "method", "status"),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "drawdown_http_request_seconds",
-            "From the headers of a request to its answer.",
-            ("route",),
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
+        self._answers = _Answers()
+        registry.register(self._answers)
         self._refusals = Counter(
             "drawdown_refusals", "Problems answered, by code.", ("code",), registry=registry
         )
@@ -94,7 +130,6 @@ class Metrics:
             "drawdown_invariant_failures", "Broken invariants of the books.", registry=registry
         )
         # Children are looked up once: `labels()` costs more than the counting.
-        self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._refusal_children: dict[str, Counter] = {}
         self._batch_total = self._batch_seconds.labels("total")
 
@@ -102,14 +137,7 @@ class Metrics:
         self, route: str, method: str, status: int, seconds: float, code: str | None = None
     ) -> None:
         """Count one answer. `route` is a template; `code` the problem code of a refusal."""
-        children = self._request_children.get((route, method, status))
-        if children is None:
-            children = self._request_children[(route, method, status)] = (
-                self._requests.labels(route, method, str(status)),
-                self._seconds.labels(route),
-            )
-        children[0].inc()
-        children[1].observe(seconds)
+        self._answers.add(route, method, status, seconds)
         if code is not None:
             self.refused(code)
 
@@ -189,15 +217,15 @@ _TRACEPARENT = re.compile(
 
 def trace_of(traceparent: bytes | None) -> Trace:
     """The trace of a `traceparent` header, or a new one if there is none or it is not valid."""
-    span_id = f"{_random.getrandbits(64) or 1:016x}"
+    fresh = f"{_random.getrandbits(192):048x}"
     if traceparent is not None and (match := _TRACEPARENT.fullmatch(traceparent)) is not None:
         version, trace_id, parent_id, flags, more = match.groups()
         # A later version may say more; version 00 may not, and ff is no version.
         is_known = version != b"ff" and (more is None or version != b"00")
-        if is_known and int(trace_id, 16) and int(parent_id, 16):
+        if is_known and trace_id != b"0" * 32 and parent_id != b"0" * 16:
             # Only the flag "sampled" has a meaning that we may pass on.
-            return Trace(trace_id.decode(), span_id, f"{int(flags, 16) & 1:02x}")
-    return Trace(f"{_random.getrandbits(128) or 1:032x}", span_id, "00")
+            return Trace(trace_id.decode(), fresh[:16], "01" if int(flags, 16) & 1 else "00")
+    return Trace(fresh[:32], fresh[32:], "00")
 
 
 # Log lines
@@ -212,6 +240,7 @@ _SECRETS: Final = (
         r"\1\2***",
     ),
 )
+_SECRET_NAME = re.compile("passw|secret|authorization|api_?key$|token$", re.IGNORECASE)
 _DIGITS = re.compile(r"(?<![0-9A-Za-z_])[0-9](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z_])")
 
 
@@ -234,17 +263,23 @@ def _redact_value(value: Any, depth: int = 0) -> Any:
         return value
     if depth < 4 and isinstance(value, Mapping):
         members = cast("Mapping[object, object]", value).items()
-        return {redact(str(name)): _redact_value(member, depth + 1) for name, member in members}
+        return {
+            redact(str(name)): _redact_member(str(name), member, depth) for name, member in members
+        }
     if depth < 4 and isinstance(value, list | tuple | set | frozenset):
         return [_redact_value(item, depth + 1) for item in cast("Iterable[object]", value)]
     return redact(str(value))
+
+
+def _redact_member(name: str, value: Any, depth: int) -> Any:
+    return "***" if _SECRET_NAME.search(name) else _redact_value(value, depth + 1)
 
 
 def redact_event(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """The structlog processor that lets no secret through, wherever in the event it stands."""
-    return {name: _redact_value(value) for name, value in event.items()}
+    return {name: _redact_member(name, value, 0) for name, value in event.items()}
 
 
 def configure_logging(level: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from meter.auth import Key
 from meter.parse import Body
@@ -48,7 +48,7 @@ class Query(Struct, frozen=True):
 
     name: str
     meaning: str
-    schema: dict[str, Any] = {"type": "string"}
+    schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
     is_required: bool = False
 
 

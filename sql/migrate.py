@@ -109,8 +109,9 @@ async def migrate(
     """Apply what is pending, each migration in a transaction of its own; returns their names.
 
     `owner_conn` is outside a transaction. `app_login` is the service's login, if it is another
-    than the owner's. `up_to` is the number of the last one to apply, if not all. Two migrators at once take turns. A lock on a table is waited for at most
-    a second at a time. Raises MigrationError; what was applied before stays applied.
+    than the owner's. `up_to` is the number of the last one to apply, if not all. Two migrators at
+    once take turns. A lock on a table is waited for at most a second at a time. Raises
+    MigrationError; what was applied before stays applied.
     """
     migrations = read_folder(folder)[:up_to]
     await _patiently("the table of migrations", lambda: _prepare(owner_conn, app_login))

@@ -166,9 +166,11 @@ SELECT current_setting('server_version_num')::int AS version,
 
 @asynccontextmanager
 async def transaction(
-    pool: Pool, *, acquire_seconds_max: float = ACQUIRE_SECONDS_MAX
+    pool: Pool, *, snapshot: bool = False, acquire_seconds_max: float = ACQUIRE_SECONDS_MAX
 ) -> AsyncGenerator[Connection]:
     """A connection in a READ COMMITTED transaction: committed at the end, rolled back on an error.
+
+    With `snapshot`: REPEATABLE READ and read-only, for reads of many statements.
 
     Raises DatabaseBusy (no free connection in time; a lock or a statement took too long),
     DatabaseUnavailable and TransactionConflict, all with nothing written; OutcomeUnknown if the
@@ -176,7 +178,11 @@ async def transaction(
     """
     conn = await _acquire(pool, acquire_seconds_max)
     try:
-        work = conn.transaction()
+        work = (
+            conn.transaction(isolation="repeatable_read", readonly=True)
+            if snapshot
+            else conn.transaction()
+        )
         try:
             await work.start()
             yield conn

@@ -473,8 +473,10 @@ GRANT USAGE ON SCHEMA public TO drawdown_app;
 GRANT SELECT, INSERT ON journals, transfers TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
 installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,
-lots, holds, hold_steps, debts, reversed_charges, api_keys
+lots, holds, hold_steps, debts, reversed_charges
 TO drawdown_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON notes, requests, job_leases, job_runs TO drawdown_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON
+api_keys, notes, requests, job_leases, job_runs
+TO drawdown_app;
 GRANT SELECT ON account_balances TO drawdown_app;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO drawdown_app;

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -35,6 +36,13 @@ PG15 = Path("/usr/lib/postgresql/15/bin")
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 4_000_000_000
 SETTINGS = {"max_wal_size": "512MB"}
+# Waits for its input to end, as it does however pytest ends, and leaves no server behind.
+WATCHDOG = """
+cat >/dev/null
+pid=$(head -n 1 "$1/postgres/postmaster.pid")
+while [ "$(readlink "/proc/$pid/cwd")" = "$1/postgres" ]; do kill -QUIT "$pid"; sleep 0.1; done
+rm -rf "$1" "$2"
+"""
 WAIT_SECONDS_MAX = 60
 POLL_SECONDS = 0.01
 
@@ -78,6 +86,12 @@ class Server:
             log=self.folder / "postgres.log",
             settings={**SETTINGS, **settings},
         )
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", WATCHDOG, "sh", self.folder, self._postmaster.socket_folder],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:
@@ -112,6 +126,8 @@ class Server:
     def remove(self) -> None:
         """Stop, and remove every trace."""
         self.stop()
+        with self._watchdog:
+            self._watchdog.kill()
         remove_socket_folder(self._postmaster.socket_folder)
         shutil.rmtree(self.folder)
 

@@ -2,7 +2,12 @@
 
 from typing import Final
 
-from meter.http import customers, hot, operate
+from meter.http import customers, hot, operate, reads
 from meter.route import Route
 
-ROUTES: Final[tuple[Route, ...]] = (*hot.ROUTES, *customers.ROUTES, *operate.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *hot.ROUTES,
+    *customers.ROUTES,
+    *reads.ROUTES,
+    *operate.ROUTES,
+)

@@ -88,7 +88,7 @@ def notes(
     return Notes(os.urandom(16), reference, reason, text)
 
 
-def _owned(call: Call, prefix: str, text: str, code: str) -> tuple[int, int]:
+def owned(call: Call, prefix: str, text: str, code: str) -> tuple[int, int]:
     """The (customer, number) of a public id; 404 for another's, as for what does not exist."""
     found = parse_id(prefix, text)
     bound = call.key.customer_no
@@ -144,7 +144,7 @@ def read_capture(call: Call, ids: Sequence[str], body: Body, common: dict[str, A
     wanted = parse.decode(body, bodies.CaptureBody)
     if wanted.amount is not None:
         parse.amount(wanted.amount, 12, "/amount", allow_zero=True)
-    customer_no, hold_no = _owned(call, "hld", ids[0], "hold_not_found")
+    customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
     return Capture(
         customer_no=customer_no,
         hold_no=hold_no,
@@ -159,7 +159,7 @@ def read_capture(call: Call, ids: Sequence[str], body: Body, common: dict[str, A
 
 def read_void(call: Call, ids: Sequence[str], body: Body, common: dict[str, Any]) -> Request:
     parse.decode(body, bodies.VoidHoldBody)
-    customer_no, hold_no = _owned(call, "hld", ids[0], "hold_not_found")
+    customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
     return VoidHold(customer_no=customer_no, hold_no=hold_no, **common)
 
 
@@ -173,7 +173,7 @@ def read_extend(call: Call, ids: Sequence[str], body: Body, common: dict[str, An
         parse.amount(add, 12, "/add/amount")
         if common["key"] is None:
             raise parse.key_missing()
-    customer_no, hold_no = _owned(call, "hld", ids[0], "hold_not_found")
+    customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
     return Extend(
         customer_no=customer_no, hold_no=hold_no, expires_in=wanted.expires_in, add=add, **common
     )
@@ -183,7 +183,7 @@ def read_reverse(call: Call, ids: Sequence[str], body: Body, common: dict[str, A
     wanted = parse.decode(body, bodies.ReverseBody)
     if wanted.amount is not None:
         parse.amount(wanted.amount, 12, "/amount")
-    customer_no, seq = _owned(call, "chg", ids[0], "charge_not_found")
+    customer_no, seq = owned(call, "chg", ids[0], "charge_not_found")
     return Reverse(
         customer_no=customer_no,
         charge_seq=seq,
@@ -249,7 +249,7 @@ def _cost(call: Call, wanted: bodies.GrantBody) -> Cost | None:
 
 def read_void_grant(call: Call, ids: Sequence[str], body: Body, common: dict[str, Any]) -> Request:
     wanted = parse.decode(body, bodies.VoidGrantBody)
-    customer_no, grant_no = _owned(call, "grt", ids[0], "grant_not_found")
+    customer_no, grant_no = owned(call, "grt", ids[0], "grant_not_found")
     return VoidGrant(
         customer_no=customer_no,
         grant_no=grant_no,

@@ -59,14 +59,23 @@ def place(call: Call, name: str) -> Place:
     return Place(after, limit)
 
 
+def next_cursor(call: Call, name: str, more: Any) -> str | None:
+    """The cursor of the next page; None at the end."""
+    if more is None:
+        return None
+    return cursors.encode(call.service.installation.cursor_secret, _filters(call, name), more)
+
+
+def link(call: Call, cursor: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers of a page: the way to the next one is in `Link` too."""
+    if cursor is None:
+        return (JSON,)
+    query = urlencode({**call.query, "cursor": cursor})
+    return JSON, (b"link", f'<?{query}>; rel="next"'.encode())
+
+
 def page(call: Call, name: str, data: list[Any], more: Any) -> Reply:
-    """A page, with the way to the next one in its body and in a `Link` header."""
-    cursor = None
-    headers = [JSON]
-    if more is not None:
-        secret = call.service.installation.cursor_secret
-        cursor = cursors.encode(secret, _filters(call, name), more)
-        query = urlencode({**call.query, "cursor": cursor})
-        headers.append((b"link", f'<?{query}>; rel="next"'.encode()))
-    body = msgspec.json.encode(Page(data, more is not None, cursor))
-    return Reply(200, body, tuple(headers))
+    """A page of a list."""
+    cursor = next_cursor(call, name, more)
+    body = msgspec.json.encode(Page(data, cursor is not None, cursor))
+    return Reply(200, body, link(call, cursor))

@@ -23,6 +23,7 @@ SELECT
     k.expires_at,
     CASE
         WHEN k.revoked_at IS NOT NULL OR p.revoked_at IS NOT NULL THEN 0
+        WHEN k.expires_at IS NULL AND p.expires_at IS NULL THEN NULL
         ELSE greatest(
             extract(EPOCH FROM least(k.expires_at, p.expires_at) - service_now_v1()), 0
         )

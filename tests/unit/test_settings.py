@@ -26,6 +26,7 @@ GOOD = {
     "DRAWDOWN_EMBEDDED_USER": "books",
     "DRAWDOWN_BOOKS_TIME_ZONE": "Europe/Berlin",
     "DRAWDOWN_API_KEY": "ddk_hunter2",
+    "DRAWDOWN_TRACES": "/srv/traces",
     "DRAWDOWN_LOG_LEVEL": "debug",
 }
 
