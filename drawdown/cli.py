@@ -14,6 +14,15 @@ import click
 from drawdown.settings import SettingsError
 
 COMMANDS: Final[Mapping[str, str]] = {
+    "up": "drawdown.commands.serving:up",
+    "serve": "drawdown.commands.serving:serve",
+    "work": "drawdown.commands.serving:work",
+    "migrate": "drawdown.commands.migrate:migrate",
+    "keys": "drawdown.commands.keys:keys",
+    "job": "drawdown.commands.job:job",
+    "backup": "drawdown.commands.backup:backup",
+    "restore": "drawdown.commands.backup:restore",
+    "doctor": "drawdown.commands.doctor:doctor",
     "config": "drawdown.commands.config:config",
     "verify": "drawdown.commands.verify:verify",
     "demo": "drawdown.commands.demo:demo",

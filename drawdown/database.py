@@ -13,6 +13,10 @@ from sql.migrate import apply_role_settings, migrate, pending
 from sql.pool import Connection, connect
 
 
+class StartError(Exception):
+    """The service can't start on this database or at this address. The message says what to do."""
+
+
 @dataclass(frozen=True)
 class Database:
     """The addresses of one database: for the service, and for the owner of the schema."""

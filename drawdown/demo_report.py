@@ -136,12 +136,17 @@ def differences(replayed: Sequence[Replayed], burned: Burned) -> list[str]:
 
 def statement_lines(customer: str, statement: Statement) -> list[str]:
     """The beginning of a statement."""
-    lines = [f"statement of {customer} (its first lines)"]
-    lines.append(f"  {'opening':<52}{'':>14}{statement.opening:>14,f}")
-    lines += [
-        f"  {line.created_at[:23]:<25}{line.kind:<10}"
-        f"{line.reference[-16:]:<17}{line.amount:>14,f}{line.balance:>14,f}"
-        for line in statement.lines
+
+    def line(*cells: str) -> str:
+        at, kind, reference, amount, balance = cells
+        return f"  {at:<25}{kind:<10}{reference:<32}{amount:>12}{balance:>12}"
+
+    return [
+        f"statement of {customer}, its first lines",
+        line("", "opening", "", "", f"{statement.opening:,f}"),
+        *(
+            line(x.created_at[:23], x.kind, x.reference, f"{x.amount:,f}", f"{x.balance:,f}")
+            for x in statement.lines
+        ),
+        line("", "closing", "after all its lines", "", f"{statement.closing:,f}"),
     ]
-    lines.append(f"  {'closing, after all lines':<52}{'':>14}{statement.closing:>14,f}")
-    return lines

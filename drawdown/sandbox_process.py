@@ -4,7 +4,6 @@ import asyncio
 import ctypes
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Mapping
@@ -46,7 +45,7 @@ async def open_sandbox(data: Path, port: int) -> AsyncGenerator["SandboxProcess"
     killed. Raises SandboxError if it does not start.
     """
     with tempfile.TemporaryFile() as log:
-        arguments = ("--sandbox", "--port", str(port or free_port()), "--data", str(data))
+        arguments = ("--sandbox", "--port", str(port), "--data", str(data))
         process = await spawn("up", *arguments, stdout=asyncio.subprocess.PIPE, stderr=log)
         service = SandboxProcess(process, log)
         try:
@@ -132,13 +131,6 @@ class SandboxProcess:
 
 def _read(file: Path) -> Sandbox:
     return msgspec.json.decode(file.read_bytes(), type=Sandbox)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def run_command(*arguments: str) -> tuple[int, str]:

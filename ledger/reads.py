@@ -139,7 +139,7 @@ async def settled(
 
 def _advance(books: Books, settings: Settings, now: datetime) -> bool:
     """Do what one request would post first. False if more is due than that."""
-    books.settled_at = None
+    books.settled_at, books.is_unsettled = None, False
     request = Settle(customer_no=books.customer_no)
     try:
         decide({books.customer_no: books}, [request], settings, now)

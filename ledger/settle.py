@@ -21,6 +21,8 @@ STEPS_MAX: Final = 1_000
 """How much of what time has done one request posts (about 50 ms of work). More: 503, try again."""
 
 HOLD, EXPIRY, ROLLOVER, START, REPAY = range(5)
+REPAY_LEFT: Final = -1
+"""Repayment that an earlier request did not finish: before all that is still due."""
 
 
 def account_of(books: Books, settings: Settings, asset: str) -> Account:
@@ -91,7 +93,7 @@ class _Timeline:
         for grant in books.grants.values():
             self.push(grant.next_start_at, START, grant.grant_no, grant)
         if any(account.owed and account.available for account in books.accounts.values()):
-            self.push(now, REPAY, 0, "")  # an earlier request stopped at STEPS_MAX
+            heappush(self.heap, (self.heap[0][0] if self.heap else now, REPAY_LEFT, 0, ""))
 
     def push(
         self, at: datetime | None, phase: int, no: int, what: Hold | Lot | Grant | str
@@ -106,11 +108,14 @@ class _Timeline:
             self.push(lot.expires_at, EXPIRY, lot.lot_no, lot)
 
     def run(self) -> bool:
-        """Post step by step; False if STEPS_MAX was reached with something left."""
-        heap, repay_at = self.heap, None
-        for _ in range(STEPS_MAX):
-            if not heap:
-                return True
+        """Post step by step; False if that was too much for one request, with something left."""
+        heap, repay_at, steps = self.heap, None, 0
+        while heap:
+            # A step is never parted from the repayment of its instant: credit that a later step
+            # would end has to pay first.
+            if steps >= STEPS_MAX and heap[0][1] != REPAY:
+                return False
+            steps += 1
             at, phase, _no, what = heappop(heap)
             if phase != REPAY and repay_at != at:
                 repay_at = at
@@ -121,14 +126,14 @@ class _Timeline:
                 self.start_period(what, at)
             elif isinstance(what, str):
                 if not repay_debts(self.books, self.settings, at, self.now):
-                    heappush(heap, (at, REPAY, 0, ""))
+                    return False
             elif phase == START:
                 self.activate(what, at)
             elif phase == EXPIRY:
                 self.expire(what, at)
             else:
                 self.roll_over(what, at)
-        return not heap
+        return True
 
     def begin(self, kind: str, at: datetime) -> Journal:
         return begin(
@@ -378,24 +383,27 @@ def release_uncovered(account: Account, hold: Hold, amount: int) -> None:
 def repay_debts(books: Books, settings: Settings, at: datetime, now: datetime) -> bool:
     """While credit is available and debts are open, pay the oldest: one journal each.
 
-    False if it stopped at STEPS_MAX journals with debts and credit left.
+    False if it stopped with debts and credit left: after STEPS_MAX journals, or where the loaded
+    debts of a customer loaded whole end.
     """
     done = 0
     for account in books.accounts.values():
         while account.owed > 0 and account.available > 0:
-            if done == STEPS_MAX:
+            if done == STEPS_MAX or not _repay_oldest(books, settings, account, at, now):
                 return False
             done += 1
-            _repay_oldest(books, settings, account, at, now)
     return True
 
 
 def _repay_oldest(
     books: Books, settings: Settings, account: Account, at: datetime, now: datetime
-) -> None:
+) -> bool:
+    """Pay the oldest debt in part or whole. False if it is not loaded, and no more can be."""
     open_debts = (d for d in books.debts.values() if d.asset == account.asset and d.open)
     debt = min(open_debts, key=lambda d: d.debt_no, default=None)
     if debt is None or (books.debts_until is not None and debt.debt_no > books.debts_until):
+        if books.is_full and books.debts_until is not None:
+            return False
         raise NeedMore(books.customer_no, wants_all=True)
     amount = min(debt.open, account.available)
     journal = begin(books, settings, "debt_repaid", effective_at=at, now=now, origin="time")
@@ -409,3 +417,4 @@ def _repay_oldest(
     debt.repaid += amount
     books.changed_debts[debt.debt_no] = debt
     finish(books, journal)
+    return True

@@ -310,6 +310,6 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    for name in ("asyncio", "uvicorn.error"):
-        # Their lines for people ("Started server process") say nothing that ours do not.
-        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.getLogger("asyncio").setLevel(max(number, logging.WARNING))
+    # Below that it tells of every start, and of every broken request that anybody sends.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

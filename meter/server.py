@@ -14,7 +14,11 @@ from typing import Any, Final, Literal, cast
 import structlog
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from meter.observe import new_request_id
@@ -65,16 +69,18 @@ class _Protocol(HttpToolsProtocol):
         self.slow_since: float | None = None
         """Since when the client has not read what is waiting for it."""
         self.header_bytes = 0
+        self.verdict: tuple[int, str, str] | None = None
+        """Why we stopped the parser ourselves: status, code, words."""
 
     # From the transport
 
     def data_received(self, data: bytes) -> None:
+        was_headers = self.phase == "headers"
         if self.phase == "idle":
             self._enter("headers")
-            self.header_bytes = 0
         super().data_received(data)
-        # Whatever arrived while headers were awaited and did not complete them is headers.
-        if self.phase == "headers":
+        # What arrived while headers were awaited and did not complete them is headers.
+        if was_headers and self.phase == "headers":
             self.header_bytes += len(data)
             if self.header_bytes > HEADER_BYTES_MAX:
                 self._refuse(431, "headers_too_large", "The headers are over the limit.")
@@ -87,43 +93,42 @@ class _Protocol(HttpToolsProtocol):
         super().resume_writing()
         self.slow_since = None
 
-    # From the parser
+    # From the parser. What these raise comes back as `send_400_response`.
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._enter("headers")
+        self.header_bytes = 0
 
     def on_headers_complete(self) -> None:
         if len(self.url) > URL_BYTES_MAX or len(self.headers) > HEADERS_MAX:
-            self._refuse(431, "headers_too_large", "The address or the headers are over the limit.")
-            return
-        self._enter("body")
+            words = "The address or the headers are over the limit."
+            self.verdict = (431, "headers_too_large", words)
+            raise ValueError(words)
         super().on_headers_complete()
+        self._enter("body")
         if self.is_stopping:
             self.cycle.keep_alive = False
 
-    def on_body(self, body: bytes) -> None:
-        if self.cycle is not None:
-            super().on_body(body)
-
     def on_message_complete(self) -> None:
-        if self.cycle is not None:
-            self._enter("answer")
-            super().on_message_complete()
-            if self.cycle.response_complete:
-                self._enter("idle")
+        self._enter("answer")
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._enter("idle")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(*(self.verdict or (400, "malformed", msg)))
 
     # From the request's task
 
     def on_response_complete(self) -> None:
+        # As uvicorn's own, but for its timer: idle connections are found by `check`.
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            if self.is_stopping and not self.pipeline:
-                cycle.keep_alive = False
             self._start_asgi_task(cycle, app)
         elif self.phase == "answer":
             self._enter("idle")
@@ -139,39 +144,44 @@ class _Protocol(HttpToolsProtocol):
             # The last answer may still be in our buffer, below the mark of a slow reader.
             if self.slow_since is None:
                 self.slow_since = now
+        elif self.flow.read_paused:
+            self.since = now  # it is us who do not read
         elif self.phase == "idle" and waited > IDLE_SECONDS_MAX:
             self.transport.close()
         elif self.phase == "headers" and waited > HEADER_SECONDS_MAX:
             self._refuse(408, "request_timeout", "The headers did not arrive in time.")
         elif self.phase == "body" and waited > BODY_SECONDS_MAX:
-            if self.flow.read_paused:
-                self._enter("body")  # we did not read
-            else:
-                self._refuse(408, "request_timeout", "The body did not arrive in time.")
+            self._refuse(408, "request_timeout", "The body did not arrive in time.")
 
     def finish(self, now: float) -> None:
         """The server is stopping: close as soon as nothing is on its way."""
         if self.transport.is_closing():
             return
-        if self.phase == "idle":
-            if now - self.since > SETTLE_SECONDS:
-                self.transport.close()
-        elif self.cycle is not None and not self.pipeline:
-            self.cycle.keep_alive = False
+        if (cycle := self._unanswered()) is not None:
+            cycle.keep_alive = False
+        elif self.phase == "body" or (self.phase == "idle" and now - self.since > SETTLE_SECONDS):
+            self.transport.close()
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.since = self.loop.time()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "malformed", msg)
+    def _unanswered(self) -> RequestResponseCycle | None:
+        """The latest request, if its answer is not complete."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return None if cycle is None or cycle.response_complete else cycle
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Answer for the application, unless it has begun to, and close."""
+        """Answer in the application's place, where it still can be told apart, and close."""
         if self.transport.is_closing():
             return
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        if not (is_answering and self.cycle.response_started):
+        cycle = self._unanswered()
+        if cycle is not None and self.phase != "body":
+            # Not about this request but what follows it: it gets its answer first.
+            cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        if self.phase != "body" or (cycle and not cycle.response_started and not self.pipeline):
             problem = ProblemError(status, code, detail)
             body = problem.body(new_request_id())
             headers = [
@@ -182,10 +192,14 @@ class _Protocol(HttpToolsProtocol):
             ]
             lines = [b"%b: %b\r\n" % header for header in headers]
             self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
-        if is_answering:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self.transport.close()
+
+
+def _not_started() -> _Protocol:
+    raise AssertionError("the server has started")
 
 
 class Server:
@@ -196,6 +210,8 @@ class Server:
         """The port that it listens on, once started."""
         self._state = ServerState()
         self._protocol = type("_ServerProtocol", (_Protocol,), {})
+        self._connect: Callable[[], _Protocol] = _not_started
+        self._door: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._lifespan: LifespanOn | None = None
         self._look: asyncio.Task[None] | None = None
@@ -217,24 +233,20 @@ class Server:
             server_header=False,
         )
         config.load()
-        loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        door = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        door.setblocking(False)
         lifespan = LifespanOn(config)
         await lifespan.startup()
         if lifespan.should_exit:
+            door.close()
             raise RuntimeError("the application did not start: see the log")
-        self._lifespan = lifespan
         self._write_date()
-        try:
-            self._listener = await loop.create_server(
-                lambda: self._protocol(config, self._state, lifespan.state, loop),
-                host,
-                port,
-                backlog=BACKLOG,
-            )
-        except OSError:
-            await lifespan.shutdown()
-            raise
-        self.port = self._listener.sockets[0].getsockname()[1]
+        loop = asyncio.get_running_loop()
+        self._connect = lambda: self._protocol(config, self._state, lifespan.state, loop)
+        self._lifespan, self._door = lifespan, door
+        self._listener = await loop.create_server(self._connect, sock=door, backlog=BACKLOG)
+        self.port = door.getsockname()[1]
         self._look = asyncio.create_task(self._look_around())
 
     def drain(self) -> None:
@@ -246,14 +258,12 @@ class Server:
 
         After `seconds_max` what is still unanswered is cut off.
         """
-        if self._listener is None or self._lifespan is None or self._look is None:
+        if self._lifespan is None or self._look is None:
             return
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds_max
         self.drain()
-        # What has connected already is in the listener's queue: one turn of the loop takes it.
-        await asyncio.sleep(0)
-        self._listener.close()
+        await self._close_door()
         while (self._state.connections or self._state.tasks) and loop.time() < ends:
             for connection in self._connections():
                 connection.finish(loop.time())
@@ -261,15 +271,32 @@ class Server:
         self._look.cancel()
         with suppress(asyncio.CancelledError):
             await self._look
+        for connection in self._connections():
+            connection.transport.abort()
         if left := list(self._state.tasks):
             log.error("requests_cut_off", count=len(left))
+            # First they hear that their connections are gone, so that none answers with an error.
+            await asyncio.sleep(0)
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=1.0)
-        for connection in self._connections():
-            connection.transport.abort()
         await self._lifespan.shutdown()
-        self._listener = None
+        self._lifespan = None
+
+    async def _close_door(self) -> None:
+        """Stop listening. Who has connected by now is let in, not reset."""
+        assert self._listener is not None, "the server has started"
+        assert self._door is not None, "the server has started"
+        arrived: list[socket.socket] = []
+        with suppress(BlockingIOError):
+            while True:
+                arrived.append(self._door.accept()[0])
+        self._listener.close()
+        loop = asyncio.get_running_loop()
+        for connection in arrived:
+            connection.setblocking(False)
+            with suppress(OSError):  # gone again
+                await loop.connect_accepted_socket(self._connect, connection)
 
     def _connections(self) -> list[_Protocol]:
         return list(cast("set[_Protocol]", self._state.connections))
@@ -285,10 +312,3 @@ class Server:
             now = loop.time()
             for connection in self._connections():
                 connection.check(now)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

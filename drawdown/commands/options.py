@@ -9,7 +9,7 @@ import asyncpg
 import click
 
 from drawdown.backup import BackupError
-from drawdown.database import default_data
+from drawdown.database import StartError, default_data
 from drawdown.server_files import ServerError
 from jobs.leases import LeaseHeld, LeaseLost
 from sql.errors import DatabaseFault
@@ -21,18 +21,20 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 KNOWN_ERRORS = (
     *(BackupError, DatabaseFault, LeaseHeld, LeaseLost, MigrationError, ServerError),
-    *(ServerRefused, asyncpg.PostgresError, OSError),
+    *(ServerRefused, StartError, asyncpg.PostgresError, OSError),
 )
 """Errors whose message says what to do. All others are faults of ours and show where."""
 
 
-def data_option(help_text: str) -> Callable[[_Command], _Command]:
+def data_option(
+    help_text: str, *, default: str = "DATABASE_URL, else "
+) -> Callable[[_Command], _Command]:
     """`--data DIR`, None if it is left out."""
     return click.option(
         "--data",
         metavar="DIR",
         type=click.Path(file_okay=False, path_type=Path),
-        help=f"{help_text} Default: DATABASE_URL, else {_shown(default_data())}.",
+        help=f"{help_text} Default: {default}{_shown(default_data())}.",
     )
 
 

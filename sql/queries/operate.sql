@@ -15,7 +15,10 @@ SELECT
     set_config('enable_seqscan', 'on', true);
 
 -- migrations_lock --
--- No migration can be committed until the open transaction ends. Takes no snapshot.
+-- No migration can be committed until the open transaction ends. Waits for one that runs, but not
+-- for long. Takes no snapshot.
+SET LOCAL lock_timeout = '5s';
+
 LOCK TABLE schema_migrations IN SHARE MODE;
 
 -- installation_lock --

@@ -339,9 +339,10 @@ compared AS (
         h.is_open,
         h.captured,
         h.amount - h.captured AS left_by_amount,
-        h.uncovered + (
-            SELECT coalesce(sum(p.amount), 0) FROM unnest(h.pin_amounts) AS p (amount)
-        ) AS left_by_parts,
+        h.uncovered + CASE
+            WHEN h.is_open
+                THEN (SELECT coalesce(sum(p.amount), 0) FROM unnest(h.pin_amounts) AS p (amount))
+        END AS left_by_parts,
         coalesce(c.amount, 0) AS charged,
         coalesce(s.was_empty, false) AS was_empty,
         coalesce(s.count, 0) AS steps_kept,
@@ -383,7 +384,9 @@ CROSS JOIN
             c.steps_kept <> c.steps
         )
     ) AS v (what, meaning, expected, found, is_wrong)
-WHERE v.is_wrong
+WHERE
+    (c.is_open OR c.charged <> c.captured OR c.steps_kept <> c.steps)
+    AND v.is_wrong
 ORDER BY c.customer_no, c.hold_no, what
 LIMIT $1::integer;
 

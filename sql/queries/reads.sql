@@ -211,10 +211,11 @@ FROM requests
 WHERE customer_no = $1::bigint AND key = $2::text;
 
 -- refusals_latest --
--- The latest requests of a customer that were refused for want of credit or by the state.
+-- The latest requests of a customer that were refused for want of credit or by the state: no other
+-- refusals are remembered.
 SELECT created_at, operation, key, status, body
 FROM requests
-WHERE customer_no = $1::bigint AND status >= 400 AND status IN (402, 409)
+WHERE customer_no = $1::bigint AND status >= 400
 ORDER BY created_at DESC
 LIMIT $2::integer;
 

@@ -95,7 +95,7 @@ def assert_is_equal(out: str, traces: Path, limit: int | None) -> None:
 def test_demo_ends_by_itself_with_equal_sums_and_leaves_nothing(temporary: Path) -> None:
     done = run_demo(temporary, "--limit", "200")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
+    assert all(line.startswith("replay ") for line in done.stderr.splitlines())
     assert_is_equal(done.stdout, find_traces(None), 200)
     assert list(temporary.iterdir()) == []
     assert processes_in(temporary) == []
@@ -139,7 +139,7 @@ def test_demo_stopped_by_a_signal_leaves_nothing(
     running.send_signal(number)
     _, err = running.communicate(timeout=SECONDS_MAX)
     assert running.returncode == code
-    assert err == "drawdown: stopped before the end; the service is stopped too\n"
+    assert err.splitlines()[-1] == ("drawdown: stopped before the end; the service is stopped too")
     assert processes_in(temporary) == []
     assert list(temporary.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""A customer to play with on a real database: requests through `transact`, time by the test clock."""
+"""A customer to play with on a real database: requests by `transact`, time by the test clock."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -21,8 +21,8 @@ from ledger.requests import (
     Request,
     Reserve,
     Reverse,
-    Settle,
     SetOverage,
+    Settle,
     VoidGrant,
     VoidHold,
 )

@@ -1,13 +1,14 @@
 """Reads of now: what time has done counts without being posted, and the numbers add up."""
 
 from datetime import UTC, timedelta
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 
 from ledger.explain import explain
-from ledger.load import DUE_HOLDS_MAX
+from ledger.load import DEBTS_MAX, DUE_HOLDS_MAX
 from ledger.reads import (
     UnknownCustomer,
     balance,
@@ -18,7 +19,7 @@ from ledger.reads import (
     settled,
 )
 from ledger.records import charge, charges, journal, journals, request
-from ledger.requests import Recurrence
+from ledger.requests import Recurrence, Settle
 from ledger.state import Settings
 from sql.pool import Connection
 from tests.integration.player import SETTINGS, Player, number, units
@@ -134,9 +135,7 @@ async def test_balance_shows_what_time_has_done_and_posts_nothing(conn: Connecti
 
 async def test_balance_counts_a_signup_grant_that_is_due(conn: Connection) -> None:
     player = await Player.enter(conn, signup_due=True)
-    settings = Settings(
-        scales=SETTINGS.scales, books_time_zone=UTC, signup_amount=5 * 10**9
-    )
+    settings = Settings(scales=SETTINGS.scales, books_time_zone=UTC, signup_amount=5 * 10**9)
 
     answer = await balance(conn, player.no, "credits", settings)
 
@@ -195,19 +194,52 @@ async def test_balance_with_more_due_than_one_request_posts_is_settled_to_the_en
     assert read.status == "expired"
 
 
+async def settle_in_steps(player: Player) -> int:
+    """Post what time has done, request by request; how many said that there is more."""
+    busy = 0
+    while (await player.send(Settle(customer_no=player.no)))[0] == 503:
+        busy += 1
+    return busy
+
+
 async def test_balance_repays_more_debts_than_are_loaded_at_once(conn: Connection) -> None:
     player = await Player.enter(conn)
     await player.policy("owe", 10_000)
     now = await player.now()
-    for _ in range(DUE_HOLDS_MAX + 20):
+    debts = DEBTS_MAX + 20
+    for _ in range(debts):
         await player.consume(1)
-    await player.grant(5_000, starts=now + timedelta(hours=1))
-    await player.wait(3_700)
+    await player.grant(600, starts=now + timedelta(hours=1))
+    await player.grant(5_000, starts=now + timedelta(hours=2))
+    await player.wait(7_300)
 
     answer = await balance(conn, player.no, "credits", SETTINGS)
 
-    assert answer.owed == "0"
-    assert answer.available == str(5_000 - DUE_HOLDS_MAX - 20)
+    assert (answer.owed, answer.available) == ("0", str(5_600 - debts))
+    assert await settle_in_steps(player) == 1
+    posted = await balance(conn, player.no, "credits", SETTINGS)
+    assert msgspec.structs.replace(posted, as_of=answer.as_of) == answer
+
+
+async def test_settling_in_steps_repays_before_a_later_step_ends_the_credit(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.settle.STEPS_MAX", 1)
+    player = await Player.enter(conn)
+    await player.policy("owe", 100)
+    await player.grant(5, ends=await player.now() + timedelta(seconds=200))
+    await player.reserve(5, seconds=100)
+    await player.consume(5)
+    await player.wait(300)
+
+    answer = await balance(conn, player.no, "credits", SETTINGS)
+
+    assert (answer.owed, answer.posted) == ("0", "0")
+    await settle_in_steps(player)
+    posted = await balance(conn, player.no, "credits", SETTINGS)
+    assert msgspec.structs.replace(posted, as_of=answer.as_of) == answer
+    repaid, _ = await journals(conn, player.no, SETTINGS, kind="debt_repaid", limit=9)
+    assert [one.transfers[0].amount for one in repaid] == ["5"]
 
 
 # Holds, charges, grants, journals, requests
@@ -353,7 +385,7 @@ async def test_journals_by_kind_and_time_with_transfers_and_chain(conn: Connecti
 
     assert [one.kind for one in found] == ["reversal", "charge", "grant"]
     assert [one.seq for one in found] == [3, 2, 1]
-    for newer, older in zip(found, found[1:], strict=False):
+    for newer, older in pairwise(found):
         assert newer.prev_hash == older.hash
     assert [(t.debit, t.credit, t.amount) for t in found[2].transfers] == [
         ("purchased", "wallet", "10"),

@@ -59,6 +59,7 @@ def test_load_all_set_reads_every_setting() -> None:
         embedded_user="books",
         books_time_zone=ZoneInfo("Europe/Berlin"),
         api_key="ddk_hunter2",
+        traces="/srv/traces",
         log_level="debug",
     )
 

@@ -1,0 +1,1 @@
+"""Measurements of drawdown: ratios in one run, on one machine. See README.md."""
