@@ -80,7 +80,9 @@ async def serve(variant: str, dsn: str, pool_size: int) -> None:
         naive = Naive(pool)
         handlers = {"reserve": naive.reserve, "consume": naive.consume, "capture": naive.capture}
         routes = [
-            replace(route, handler=handlers.get(route.operation, no_op) if variant == "naive" else no_op)
+            replace(
+                route, handler=handlers.get(route.operation, no_op) if variant == "naive" else no_op
+            )
             for route in hot.ROUTES
             if route.operation in HOT_OPERATIONS
         ]

@@ -322,5 +322,3 @@ def grant_answer(
         created_at=grant.created_at,
         balance=UNSET if account is None else balance_answer(account),
     )
-
-

@@ -54,7 +54,9 @@ def decide(
     `customers` holds the locked books of every customer named. Raises NeedMore when rows are needed
     that were not loaded; the books are then half-moved: load again, with more, and start over.
     """
-    return [decide_one(customers[request.customer_no], request, settings, now) for request in requests]
+    return [
+        decide_one(customers[request.customer_no], request, settings, now) for request in requests
+    ]
 
 
 def decide_one(books: Books, request: Request, settings: Settings, now: datetime) -> Outcome:
@@ -128,9 +130,7 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
             raise TypeError(f"no decision for {type(request).__name__}")
 
 
-def _set_overage(
-    books: Books, request: SetOverage, settings: Settings, now: datetime
-) -> Outcome:
+def _set_overage(books: Books, request: SetOverage, settings: Settings, now: datetime) -> Outcome:
     if (books.policy, books.limit) != (request.policy, request.limit):
         books.policy, books.limit = request.policy, request.limit
         books.redefine()

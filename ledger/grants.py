@@ -31,9 +31,7 @@ def grant(books: Books, request: GrantCredit, settings: Settings, now: datetime)
         following = _next(given, request.recurrence, starts)
         given.next_start_at = following if end is None or following < end else None
         end = given.next_start_at or end
-    journal = begin(
-        books, settings, "grant", effective_at=starts, now=now, origin=request.origin
-    )
+    journal = begin(books, settings, "grant", effective_at=starts, now=now, origin=request.origin)
     journal.request_key, journal.notes = request.key, request.notes
     given.journal_seq = journal.seq
     grant_lot(books, settings, given, starts, end, journal, upcoming=starts > now)
@@ -44,9 +42,7 @@ def grant(books: Books, request: GrantCredit, settings: Settings, now: datetime)
     repay(books, settings, now)
     account = account_of(books, settings, request.asset)
     lots = _lots_of(books, given)
-    return Outcome(
-        201, grant_answer(books, given, lots, settings.scales, now, account=account)
-    )
+    return Outcome(201, grant_answer(books, given, lots, settings.scales, now, account=account))
 
 
 def _next(given: Grant, recurrence: Recurrence, after: datetime) -> datetime:
@@ -140,7 +136,11 @@ def void(books: Books, request: VoidGrant, settings: Settings, now: datetime) ->
         return wrong
     account = account_of(books, settings, given.asset)
     journal = begin(books, settings, "void", effective_at=now, now=now)
-    journal.grant_no, journal.request_key, journal.notes = given.grant_no, request.key, request.notes
+    journal.grant_no, journal.request_key, journal.notes = (
+        given.grant_no,
+        request.key,
+        request.notes,
+    )
     lots = _lots_of(books, given)
     taken = 0
     for lot in lots:
@@ -174,15 +174,11 @@ def _check_void(given: Grant, request: VoidGrant) -> Outcome | None:
             pointer="/money",
         )
     if request.money is not None and given.category != "paid":
-        return refuse(
-            422, "invalid_money", "No money was paid for this grant.", pointer="/money"
-        )
+        return refuse(422, "invalid_money", "No money was paid for this grant.", pointer="/money")
     return None
 
 
-def _void_lot(
-    books: Books, journal: Journal, lot: Lot, money: str | None, now: datetime
-) -> int:
+def _void_lot(books: Books, journal: Journal, lot: Lot, money: str | None, now: datetime) -> int:
     account = books.accounts[lot.asset]
     taken = lot.unpinned
     source = "upcoming" if lot.is_upcoming else "wallet"

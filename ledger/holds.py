@@ -142,9 +142,7 @@ def _too_much(account: Account, pointer: str) -> Outcome:
     )
 
 
-def _add(
-    books: Books, account: Account, hold: Hold, amount: int, now: datetime
-) -> Outcome | None:
+def _add(books: Books, account: Account, hold: Hold, amount: int, now: datetime) -> Outcome | None:
     """Add to an open hold; a refusal leaves it as it was."""
     pinned = min(amount, account.available)
     uncovered = amount - pinned
@@ -160,9 +158,7 @@ def _add(
             reason="policy_changed",
         )
     if not fits(left, uncovered):
-        return insufficient(
-            books, account, required=amount, available=account.available, left=left
-        )
+        return insufficient(books, account, required=amount, available=account.available, left=left)
     _remember_step(books, hold, now)
     _pin(books, account, hold, pinned)
     if uncovered:
@@ -232,7 +228,9 @@ def _capture_open(
     promised = from_uncovered - covered
     over = 0
     if excess:
-        refused, over = _refuse_excess(books, request, account, hold, covered, promised, excess, now)
+        refused, over = _refuse_excess(
+            books, request, account, hold, covered, promised, excess, now
+        )
         if refused is not None:
             return refused
     writer = _writer(books, request, settings, account, hold, now)
@@ -296,9 +294,7 @@ def _present_in_past(
         return 0
     at = request.effective_at
     taken, _ = plan(present(books, hold.asset, covered), covered)
-    return sum(
-        part for lot, part, _ in taken if lot.effective_at <= at and not lot.ended_by(at)
-    )
+    return sum(part for lot, part, _ in taken if lot.effective_at <= at and not lot.ended_by(at))
 
 
 def _burn_pins(
@@ -332,9 +328,7 @@ def _capture_late(
     over = max(0, amount - source.available)
     left = limit_left(books, account)
     if not fits(left, over):
-        return insufficient(
-            books, account, required=amount, available=source.available, left=left
-        )
+        return insufficient(books, account, required=amount, available=source.available, left=left)
     writer = _writer(books, request, settings, account, hold, now)
     writer.draw(source, amount - over)
     writer.cover(policy_for(books, hold.asset), over)

@@ -185,7 +185,17 @@ def _journal_rows(changed: list[Books]) -> list[Sequence[Any]]:
 
 def _transfer_rows(changed: list[Books]) -> list[Sequence[Any]]:
     return [
-        (books.customer_no, journal.seq, line, t.asset, t.debit, t.credit, t.amount, t.lot_no, t.debt_no)
+        (
+            books.customer_no,
+            journal.seq,
+            line,
+            t.asset,
+            t.debit,
+            t.credit,
+            t.amount,
+            t.lot_no,
+            t.debt_no,
+        )
         for books in changed
         for journal in books.journals
         for line, t in enumerate(journal.transfers, 1)
@@ -218,9 +228,7 @@ async def _open_accounts(conn: Connection, pairs: list[tuple[Books, Account]]) -
         raise ScaleChanged
 
 
-async def _post_rare(
-    conn: Connection, changed: list[Books], lots: list[tuple[Books, Lot]]
-) -> None:
+async def _post_rare(conn: Connection, changed: list[Books], lots: list[tuple[Books, Lot]]) -> None:
     """What the hot path seldom writes: grants, lots, debts, texts, money."""
     grants = [(books.customer_no, g) for books in changed for g in books.changed_grants.values()]
     debts = [(books.customer_no, d) for books in changed for d in books.changed_debts.values()]

@@ -117,9 +117,7 @@ async def _run(conn: Connection, check: Check, scales: dict[str, int]) -> list[F
     args = (FAILURES_MAX, *check.args)
     rows = await conn.fetch(check.statement, *args, timeout=SECONDS_MAX)
     names = await _names(conn, {row["customer_no"] for row in rows})
-    return [
-        Failure(check.name, row[0], names.get(row[0]), _sentence(row, scales)) for row in rows
-    ]
+    return [Failure(check.name, row[0], names.get(row[0]), _sentence(row, scales)) for row in rows]
 
 
 async def _names(conn: Connection, customer_nos: Iterable[int]) -> dict[int, str]:

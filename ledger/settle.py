@@ -67,8 +67,10 @@ def reckon_next_due(books: Books, now: datetime) -> None:
         lot.effective_at if lot.is_upcoming else lot.expires_at
         for lot in books.lots.values()
         if lot.is_upcoming
-        or ((lot.remaining > 0 and lot.voided_at is None)
-        and (lot.unpinned > 0 or not lot.ended_by(now)))
+        or (
+            (lot.remaining > 0 and lot.voided_at is None)
+            and (lot.unpinned > 0 or not lot.ended_by(now))
+        )
     ]
     instants += [hold.expires_at for hold in books.holds.values() if hold.status == "open"]
     instants += [grant.next_start_at for grant in books.grants.values()]
@@ -136,9 +138,7 @@ class _Timeline:
         return True
 
     def begin(self, kind: str, at: datetime) -> Journal:
-        return begin(
-            self.books, self.settings, kind, effective_at=at, now=self.now, origin="time"
-        )
+        return begin(self.books, self.settings, kind, effective_at=at, now=self.now, origin="time")
 
     def activate(self, lot: Lot, at: datetime) -> None:
         if not lot.is_upcoming:

@@ -102,9 +102,7 @@ def _overage(call: Call, wanted: bodies.CustomerBody, number: int) -> Request:
         scale = call.service.credit_scale("credits")
         limit = parse.amount(overage.limit, scale, "/overage/limit")
     elif overage.policy == "owe":
-        raise ProblemError(
-            422, "invalid_overage", "owe needs a limit.", pointer="/overage/limit"
-        )
+        raise ProblemError(422, "invalid_overage", "owe needs a limit.", pointer="/overage/limit")
     return SetOverage(**common, policy=overage.policy, limit=limit)
 
 

@@ -45,9 +45,7 @@ async def readyz(call: Call) -> Reply:
             async with transaction(call.service.pool) as conn:
                 waiting = await migrate.pending(conn)
     except (DatabaseFault, TimeoutError) as error:
-        raise ProblemError(
-            503, "database_unavailable", "The database does not answer."
-        ) from error
+        raise ProblemError(503, "database_unavailable", "The database does not answer.") from error
     if waiting:
         raise ProblemError(
             503, "database_unavailable", "Migrations are pending: run `drawdown migrate`."
