@@ -1,4 +1,4 @@
-"""One keep-alive HTTP connection, as thin as asyncio allows: the client must not be what is slow."""
+"""One keep-alive HTTP connection, thin, so that the client is not what is slow."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Through HTTP, closed loop: drawdown against the naive way and against a no-op on its own route."""
+"""Through HTTP, closed loop: drawdown against the naive way and against a no-op."""
 
 from bench.gate import Gate
 from bench.place import CUSTOMERS, Child, Place, median, wrk

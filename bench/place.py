@@ -1,6 +1,5 @@
-"""Where measurements run: a PostgreSQL of its own, a seeded database, servers as child processes."""
+"""Where measurements run: a PostgreSQL of its own, seeded, and servers as child processes."""
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -11,9 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC
 from pathlib import Path
-from typing import Any, Final
-
-import asyncpg
+from typing import Final
 
 from drawdown.embedded import Embedded
 from ledger import customers
@@ -42,7 +39,7 @@ class Place:
 async def place() -> AsyncIterator[Place]:
     with tempfile.TemporaryDirectory(prefix="drawdown-bench-") as folder:
         # The server runs as another user when this is root.
-        os.chmod(folder, 0o755)  # noqa: S103
+        os.chmod(folder, 0o755)
         embedded = await Embedded.start(Path(folder) / "data")
         try:
             owner = await connect(embedded.owner_dsn)
@@ -111,7 +108,7 @@ def wrk(
     done = subprocess.run(
         [
             "wrk",
-            f"-t1",
+            "-t1",
             f"-c{connections}",
             f"-d{seconds}s",
             "--latency",

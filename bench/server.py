@@ -1,6 +1,6 @@
 """One server under measurement: drawdown, the naive way, or a no-op, on the same kind of route.
 
-All three pass the same edge: request id, trace, key, limits, body, metrics. Only the handler differs.
+All pass the same edge (request id, trace, key, limits, body, metrics): only the handler differs.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from ledger.ids import parse_id
 from meter import parse
+from meter.app import HOT_OPERATIONS, create_app
 from meter.edge import Edge
 from meter.http import bodies, hot
 from meter.http.hot import JSON
 from meter.route import Call, Reply
 from meter.server import Server
 from meter.service import Config, Service
-from meter.app import HOT_OPERATIONS, create_app
 from sql.pool import Pool, open_pool
 
 NOTHING = Reply(200, b'{"status":"ok"}', (JSON,))

@@ -67,7 +67,7 @@ def past(books: Books, asset: str, at: datetime) -> Source:
 
 
 def plan(source: Source, amount: int) -> tuple[list[tuple[Lot, int, int]], int]:
-    """How `amount` is drawn: (lot, taken unpinned, taken expired) a lot, and what is left uncovered."""
+    """How `amount` is drawn: per lot (lot, unpinned, expired), and what is left uncovered."""
     taken: list[tuple[Lot, int, int]] = []
     for lot, unpinned, expired in source.lots:
         if amount == 0:

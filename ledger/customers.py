@@ -52,7 +52,7 @@ async def find(conn: Connection, customer_ids: list[str]) -> dict[str, int]:
 
 
 async def make(conn: Connection, customer_ids: list[str], *, signup_due: bool) -> dict[str, int]:
-    """Make those that do not exist; the new ones' numbers. Each is owed the sign-up grant if due."""
+    """Make those that do not exist; their numbers. `signup_due`: they get the sign-up grant."""
     rows = await conn.fetch(queries.customers_make, customer_ids, signup_due)
     return {row[0]: row[1] for row in rows}
 

@@ -12,8 +12,8 @@ from datetime import datetime
 from msgspec import Struct
 
 from ledger import grants, holds, usage
-from ledger.answers import Balance, OverageAnswer, Problem, balance_answer
 from ledger.amounts import format_amount
+from ledger.answers import Balance, OverageAnswer, Problem, balance_answer
 from ledger.outcome import Outcome
 from ledger.requests import (
     Capture,

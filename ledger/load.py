@@ -48,7 +48,7 @@ LOTS_MAX: Final = 20_000
 DEBTS_MAX: Final = STEPS_MAX + 1
 DUE_HOLDS_MAX: Final = STEPS_MAX + 1
 
-Row = Sequence[Any]
+Row = Record | tuple[Any, ...]
 
 
 class Depth(IntEnum):
@@ -180,11 +180,12 @@ def _fill(
         line = books.order[lot.asset]
         if len(line) == (LOTS_MORE if books.customer_no in depths else LOTS_FIRST):
             books.horizon[lot.asset] = line[-1][0]
-    debts = 0
+    counts: dict[tuple[int, str], int] = {}
     for debt_row in row["debts"] or ():
         _keep_debt(customers[debt_row[0]], debt_row)
-        debts += 1
-        if debts >= DEBTS_FIRST:
+        place = debt_row[0], debt_row[2]
+        counts[place] = counts.get(place, 0) + 1
+        if counts[place] == DEBTS_FIRST:
             customers[debt_row[0]].debts_until = debt_row[1]
     for hold_row in row["holds"] or ():
         hold = read_hold(hold_row)
@@ -248,7 +249,8 @@ async def _load_charges(
         books = customers[debt_row[0]]
         _keep_debt(books, debt_row)
         books.charges[debt_row[3]].debt_no = debt_row[1]
-    for customer_no, seq, _, _, lot_no, amount in sorted(row["payments"] or ()):
+    payments: list[tuple[int, ...]] = sorted(row["payments"] or [])
+    for customer_no, seq, _, _, lot_no, amount in payments:
         charge = customers[customer_no].charges[seq]
         charge.payments = [*(charge.payments or []), Draw(lot_no, amount)]
     await _load_lots(

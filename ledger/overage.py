@@ -5,14 +5,14 @@ balance of `owed` (policy `owe`) or of `billed` (policy `bill`).
 """
 
 from ledger.amounts import format_amount
-from ledger.answers import balance_answer
-from ledger.outcome import Outcome, refuse
+from ledger.answers import Problem, balance_answer
+from ledger.outcome import Outcome
 from ledger.requests import Policy
 from ledger.state import Account, Books
 
 
 def policy_for(books: Books, asset: str) -> Policy:
-    """The policy of the moment. It counts `credits`; every other asset is denied beyond its wallet."""
+    """The policy of the moment. It counts `credits`; every other asset has `deny`."""
     return books.policy if asset == "credits" else "deny"
 
 
@@ -72,4 +72,4 @@ def insufficient(
         + (f", and the overage limit leaves {format_amount(left or 0, scale)}" if reason else "")
         + ". Nothing was taken: grant credits, or ask for less."
     )
-    return refuse(402, "insufficient_credits", words, **facts)
+    return Outcome(402, Problem("insufficient_credits", words, facts))

@@ -170,7 +170,7 @@ class _Timeline:
             self.push(at, ROLLOVER, lot.lot_no, lot)
 
     def kept(self, lot: Lot, at: datetime) -> int:
-        """What of an ending lot moves on: its series goes on, and the lot is not a kept one itself."""
+        """What of an ending lot moves on, if its series goes on and it was not kept before."""
         grant = self.books.grants.get(lot.grant_no)
         if grant is None or grant.rollover_max is None or lot.is_rollover:
             return 0

@@ -7,7 +7,7 @@ the rest and decides again from the beginning.
 """
 
 from bisect import insort
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final
 
 from msgspec import Struct
@@ -21,7 +21,7 @@ MICROSECOND: Final = timedelta(microseconds=1)
 GENESIS: Final = bytes(32)
 """`prev_hash` of a customer's first journal."""
 
-FOREVER: Final = datetime.max
+FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 BurnKey = tuple[int, bool, datetime, bool, datetime, datetime, int]
 
 
@@ -71,7 +71,7 @@ class Lot(Struct, eq=False):
 
     @property
     def burn_key(self) -> BurnKey:
-        """Total: priority, earlier expiry (never last), promotional first, effective, created, id."""
+        """Priority, earlier expiry (never last), promotional first, effective, created, id."""
         expires_at = self.expires_at
         return (
             self.priority,
@@ -234,7 +234,7 @@ class Grant(Struct, eq=False):
 
 
 class Account(Struct, eq=False):
-    """The credit accounts of one customer in one asset: balances now, and the moves to be written."""
+    """The credit accounts of a customer in one asset: balances now, and moves to be written."""
 
     asset: str
     scale: int

@@ -242,7 +242,7 @@ class _Undo:
         self.books.changed_debts[debt.debt_no] = debt
 
     def _to_lots(self, draws: list[Draw], done: int, amount: int, debt_no: int | None) -> None:
-        """Give `amount` back to the lots of `draws`, last first, after the `done` given back before."""
+        """Give `amount` back to the lots of `draws`, last first, past the `done` of before."""
         for draw in reversed(draws):
             skipped = min(done, draw.amount)
             done -= skipped

@@ -1,16 +1,17 @@
 """The application: every route, behind Litestar, with the hot path in front of it."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from litestar import Litestar, Request, Response, route as litestar_route
+from litestar import Litestar, Request, Response
+from litestar import route as litestar_route
 from litestar.exceptions import (
     HTTPException,
     MethodNotAllowedException,
     NotFoundException,
 )
 
-from meter.edge import INTERNAL, App, Edge
+from meter.edge import INTERNAL, App, Edge, Receive, Scope
 from meter.http import ROUTES
 from meter.http.hot import ROUTES as HOT
 from meter.problems import ProblemError
@@ -31,28 +32,30 @@ def create_app(service: Service, *, hot_first: bool = True) -> App:
         exception_handlers={Exception: _failed, HTTPException: _failed},
     )
     hot = [route for route in HOT if route.operation in HOT_OPERATIONS] if hot_first else []
-    return Edge(service, hot, framework)  # type: ignore[arg-type]
+    return Edge(service, hot, cast("App", framework))
 
 
 def _handler(route: Route) -> Any:
     """An ordinary Litestar handler over a route."""
 
     async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
-        edge: Edge = request.scope["drawdown"][0]  # type: ignore[typeddict-item]
+        scope = cast("Scope", request.scope)
+        edge: Edge = scope["drawdown"][0]
         ids = tuple(request.path_params[name] for name in re.findall(r"{(\w+)}", route.path))
         reply = await edge.answer(
             route,
             ids,
-            request.scope,  # type: ignore[arg-type]
-            request.receive,  # type: ignore[arg-type]
-            dict(request.scope["headers"]),
+            scope,
+            cast("Receive", request.receive),
+            dict(scope["headers"]),
         )
-        request.scope["reply_code"] = reply.code  # type: ignore[typeddict-unknown-key]
+        scope["reply_code"] = reply.code
         return _response(reply)
 
     handle.__name__ = f"{route.operation}_{route.method.lower()}"
     path = re.sub(r"{(\w+)}", r"{\1:str}", route.path)
-    return litestar_route(path, http_method=[route.method], status_code=200)(handle)  # type: ignore[list-item]
+    method = cast("Any", route.method)
+    return litestar_route(path, http_method=[method], status_code=200)(handle)
 
 
 def _response(reply: Reply) -> Response[bytes]:
@@ -65,7 +68,8 @@ def _response(reply: Reply) -> Response[bytes]:
 
 def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """What the framework refuses by itself: no such path, no such method."""
-    request_id = request.scope["drawdown"][1]  # type: ignore[typeddict-item]
+    scope = cast("Scope", request.scope)
+    request_id: str = scope["drawdown"][1]
     problem = INTERNAL
     if isinstance(error, NotFoundException):
         problem = ProblemError(404, "not_found", "No such path. See /docs.")
@@ -82,7 +86,7 @@ def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
     reply = Reply(
         problem.status, problem.body(request_id), tuple(problem.raw_headers()), problem.code
     )
-    request.scope["reply_code"] = problem.code  # type: ignore[typeddict-unknown-key]
+    scope["reply_code"] = problem.code
     return _response(reply)
 
 

@@ -224,7 +224,7 @@ CODES: Final[Mapping[str, Code]] = {
     "invalid_asset": Code(
         (422,),
         "Invalid asset",
-        "The asset does not exist, is a currency where credits are meant, or its code is malformed.",
+        "The asset does not exist, is a currency where credits are meant, or has a bad code.",
         "`GET /v1/assets` lists them; `PUT /v1/assets/{code}` makes one.",
     ),
     "invalid_cost": Code(

@@ -282,13 +282,14 @@ class Batcher:
         return Result(status, body, False, code)
 
 
+_AGAIN: Final = "Nothing was written: send it again."
 DETAILS: Final = {
-    "queue_full": "Too many requests are waiting. Nothing was written: send it again a little later.",
-    "busy": "The customer or the database was busy for too long. Nothing was written: send it again.",
-    "database_unavailable": "The database is not available. Nothing was written: send it again.",
+    "queue_full": f"Too many requests are waiting. {_AGAIN}",
+    "busy": f"The customer or the database was busy for too long. {_AGAIN}",
+    "database_unavailable": f"The database is not available. {_AGAIN}",
     "outcome_unknown": "The database went away while committing. It may have been applied: send it "
     "again with the same key, and the answer will tell.",
-    "too_many_lots": "This customer has more open lots than one request can work on. Void lots that "
-    "are not needed, or draw less at a time.",
+    "too_many_lots": "This customer has more open lots than one request can work on. Void lots "
+    "that are not needed, or draw less at a time.",
     "internal": "Something went wrong on our side. Nothing was written for this request.",
 }

@@ -70,7 +70,8 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
             text += f"<pre>{escape(json.dumps(example['value'], indent=2))}</pre>"
     rows = ""
     for status, response in operation["responses"].items():
-        kind = next(iter(response.get("content", {}).values()), {}).get("schema", {})
+        contents: list[dict[str, Any]] = list(response.get("content", {}).values())
+        kind: dict[str, Any] = contents[0].get("schema", {}) if contents else {}
         words = escape(response["description"].replace("`", ""))
         rows += f"<tr><td>{status}<td>{words}<td>{_type(kind)}"
     return text + f"<table>{rows}</table>"

@@ -1,5 +1,6 @@
 """Customers and assets."""
 
+import re
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -18,6 +19,8 @@ from meter.problems import ProblemError
 from meter.route import Call, Query, Reply, Route
 from meter.service import customer_missing
 from sql.pool import transaction
+
+_ASSET_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -168,7 +171,7 @@ async def put_asset(call: Call) -> Reply:
     code = call.ids[0]
     assert call.body is not None
     wanted = parse.decode(call.body, bodies.AssetBody)
-    if not parse.is_asset_code(code):
+    if _ASSET_CODE.fullmatch(code) is None:
         raise ProblemError(
             422,
             "invalid_asset",

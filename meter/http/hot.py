@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.answers import GrantAnswer, HoldAnswer, ChargeAnswer, ReversalAnswer
+from ledger.answers import ChargeAnswer, GrantAnswer, HoldAnswer, ReversalAnswer
 from ledger.ids import parse_id
 from ledger.requests import (
     Capture,

@@ -11,10 +11,10 @@ import pytest
 
 from ledger.explain import explain
 from ledger.history import FutureMoment, StatementLine, balance_at, statement
-from ledger.reads import balance, grants, hold, holds, settled
+from ledger.reads import SCAN_MAX, balance, grants, hold, holds, settled
 from ledger.records import charge, charges, journals, request
 from ledger.requests import Recurrence, Rollover
-from sql.pool import Connection, Pool
+from sql.pool import Connection, Pool, transaction
 from tests.integration.player import SETTINGS, UNIT, Player, units
 
 DAY = 86_400
@@ -398,7 +398,38 @@ async def test_statement_pages_show_what_the_first_one_saw(conn: Connection) -> 
     assert (rest.closing, end) == ("9", None)
 
 
-# What reads cost
+# What reads need and cost
+
+
+async def test_reads_write_nothing_and_lock_nothing_but_the_recent_created_axis(
+    pool: Pool,
+) -> None:
+    async with transaction(pool) as conn:
+        player = await Player.enter(conn)
+        await player.grant(10, ends=await player.now() + timedelta(seconds=50))
+        held = await player.reserve(4, seconds=30)
+        await player.consume(1)
+        await player.wait(100)
+        now = await player.now()
+    no = player.no
+
+    async with transaction(pool, snapshot=True) as conn:
+        await balance(conn, no, "credits", SETTINGS)
+        await hold(conn, no, held or 0, SETTINGS)
+        await holds(conn, no, SETTINGS, status="expired", limit=5)
+        await grants(conn, no, SETTINGS, limit=5)
+        await charge(conn, no, 2, SETTINGS)
+        await charges(conn, no, SETTINGS, limit=5)
+        await journals(conn, no, SETTINGS, limit=5)
+        await request(conn, no, "key-1")
+        await explain(conn, no, "credits", SETTINGS)
+        early = await balance_at(conn, no, "credits", now, "effective", SETTINGS)
+        await balance_at(conn, no, "credits", now - timedelta(days=1), "created", SETTINGS)
+    async with transaction(pool) as conn:
+        late = await balance_at(conn, no, "credits", now, "created", SETTINGS)
+        await statement(conn, no, "credits", SETTINGS, limit=5)
+    assert (early.posted, early.held, late.posted, late.held) == ("0", "0", "9", "4")
+
 
 HISTORY = 50_000
 SEED = """
@@ -464,11 +495,13 @@ async def test_reads_of_a_long_history_touch_few_rows(conn: Connection) -> None:
         "hold": (hold(conn, no, HISTORY, SETTINGS), 60),
         "holds": (holds(conn, no, SETTINGS, limit=25), 400),
         "holds open": (holds(conn, no, SETTINGS, status="open", limit=25), 60),
+        "holds voided": (holds(conn, no, SETTINGS, status="voided", limit=25), SCAN_MAX + 100),
         "charge": (charge(conn, no, 500, SETTINGS), 60),
         "charges": (charges(conn, no, SETTINGS, limit=25), 400),
         "charges of a time": (charges(conn, no, SETTINGS, from_=far, to=near, limit=25), 400),
         "charges of a hold": (charges(conn, no, SETTINGS, hold_no=777, limit=25), 100),
         "journals": (journals(conn, no, SETTINGS, limit=25), 200),
+        "expiries": (journals(conn, no, SETTINGS, kind="expiry", limit=25), SCAN_MAX + 100),
         "grants": (grants(conn, no, SETTINGS, limit=25), 60),
         "request": (request(conn, no, "seed-77"), 5),
         "explain": (explain(conn, no, "credits", SETTINGS), 150),
