@@ -1,6 +1,7 @@
 """Amounts: integers in an asset's smallest unit inside, plain decimal strings outside."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 AMOUNT_MAX: Final = 2**63 - 1
@@ -43,6 +44,7 @@ def parse_amount(text: str, scale: int) -> int:
     return amount
 
 
+@lru_cache(maxsize=16_384)  # an answer says most of its amounts more than once
 def format_amount(amount: int, scale: int) -> str:
     """Write a count of the smallest unit as a plain decimal string, without trailing zeros."""
     if amount == 0:

@@ -44,11 +44,19 @@ LOTS_MORE: Final = 250
 """Loaded when the first are not enough, before everything is."""
 DEBTS_FIRST: Final = 100
 LOTS_MAX: Final = 20_000
-"""The most open lots of a customer that one request can settle or draw on (about 0.3 s of work)."""
+"""The most open lots of a customer that one request can work on, if it needs all (about 0.3 s)."""
 DEBTS_MAX: Final = STEPS_MAX + 1
-DUE_HOLDS_MAX: Final = STEPS_MAX + 1
+DUE_MAX: Final = STEPS_MAX + 1
 
 Row = Record | tuple[Any, ...]
+
+
+class TooMuch(Exception):
+    """One request would work on more than LOTS_MAX open lots of a customer."""
+
+    def __init__(self, customer_no: int) -> None:
+        super().__init__(f"customer {customer_no} has more open lots than one request can use")
+        self.customer_no = customer_no
 
 
 class Depth(IntEnum):
@@ -56,9 +64,11 @@ class Depth(IntEnum):
 
     MORE = 1
     """More lots in burn order."""
-    FULL = 2
-    """Everything that is open."""
-    LATE = 3
+    DUE = 2
+    """And what time has done, with more of the open debts."""
+    FULL = 3
+    """And all open lots."""
+    LATE = 4
     """And the lots whose credit ran out in the last 35 days."""
 
 
@@ -116,13 +126,16 @@ async def load(
     scales: dict[str, int],
     *,
     depths: dict[int, Depth] | None = None,
+    whole_if_due: bool = False,
 ) -> Loaded:
     """Fill locked books with what the requests need; `depths`: customers of which more is needed.
 
-    A customer to whom time has done something is always loaded whole.
+    Of a customer to whom time has done something, that is loaded too; with `whole_if_due` (a read,
+    which shows all) everything open is. Raises TooMuch for more than LOTS_MAX open lots.
     """
     depths = depths or {}
-    full = {no: depth is Depth.LATE for no, depth in depths.items() if depth >= Depth.FULL}
+    due = {no for no, depth in depths.items() if depth >= Depth.DUE}
+    full = {no for no, depth in depths.items() if depth >= Depth.FULL}
     keys = [(r.customer_no, r.key) for r in requests if r.key is not None]
     holds = {
         (r.customer_no, r.hold_no) for r in requests if isinstance(r, Capture | VoidHold | Extend)
@@ -141,12 +154,17 @@ async def load(
     assert row is not None
     now: datetime = row["now"]
     for customer_no, books in customers.items():
-        books.is_full = books.has_late = False
+        books.is_full = books.has_late = books.has_due = False
         if books.next_due_at is not None and books.next_due_at <= now:
-            full.setdefault(customer_no, False)
+            due.add(customer_no)
+            if whole_if_due:
+                full.add(customer_no)
     _fill(customers, row, scales, depths)
+    if due:
+        await _load_due(conn, {no: customers[no] for no in due}, now)
     if full:
-        await _load_full(conn, {no: customers[no] for no in full}, now, late=any(full.values()))
+        late = any(depth is Depth.LATE for depth in depths.values())
+        await _load_all_lots(conn, {no: customers[no] for no in full}, now, late=late)
     if reverses := [r for r in requests if isinstance(r, Reverse)]:
         await _load_charges(conn, customers, {(r.customer_no, r.charge_seq) for r in reverses})
     if voids := [r for r in requests if isinstance(r, VoidGrant)]:
@@ -199,38 +217,54 @@ def _fill(
         hold.charges.append(ChargeLine(seq, amount, created_at))
 
 
-async def _load_full(
-    conn: Connection, customers: dict[int, Books], now: datetime, *, late: bool
-) -> None:
-    row = await conn.fetchrow(
-        queries.books_load_full,
-        list(customers),
-        now,
-        DUE_HOLDS_MAX,
-        late,
-        LOTS_MAX,
-        DEBTS_MAX,
-    )
+async def _load_due(conn: Connection, customers: dict[int, Books], now: datetime) -> None:
+    """What time has done to these customers by now, and when it does more."""
+    row = await conn.fetchrow(queries.books_load_due, list(customers), now, DUE_MAX, DEBTS_MAX)
     assert row is not None
-    for books in customers.values():
-        books.is_full, books.has_late = True, late
-        books.horizon.clear()
+    for customer_no, later in row["later"]:
+        books = customers[customer_no]
+        books.has_due, books.later_due_at = True, later
         books.debts_until = None
-    for lot_row in (*(row["lots"] or ()), *(row["expired_lots"] or ())):
-        _keep_lot(customers[lot_row[0]], read_lot(lot_row))
+    for part in ("pinned_lots", "ending_lots", "starting_lots"):
+        counts: dict[int, int] = {}
+        for lot_row in row[part] or ():
+            _keep_lot(customers[lot_row[0]], read_lot(lot_row))
+            counts[lot_row[0]] = counts.get(lot_row[0], 0) + 1
+            if counts[lot_row[0]] == DUE_MAX:
+                customers[lot_row[0]].is_cut = True
     for series_row in row["series"] or ():
         _keep_grant(customers[series_row[0]], series_row)
-    for hold_row in row["due_holds"] or ():
+    holds: dict[int, int] = {}
+    for hold_row in row["holds"] or ():
         customers[hold_row[0]].holds.setdefault(hold_row[1], read_hold(hold_row))
-    for customer_no, expires_at in row["next_holds"] or ():
-        customers[customer_no].hold_deadline = expires_at
-    counts: dict[int, int] = {}
+        holds[hold_row[0]] = holds.get(hold_row[0], 0) + 1
+        if holds[hold_row[0]] == DUE_MAX:
+            customers[hold_row[0]].is_cut = True
+    debts: dict[int, int] = {}
     for debt_row in row["debts"] or ():
         books = customers[debt_row[0]]
         _keep_debt(books, debt_row)
-        counts[debt_row[0]] = counts.get(debt_row[0], 0) + 1
-        if counts[debt_row[0]] == DEBTS_MAX:
+        debts[debt_row[0]] = debts.get(debt_row[0], 0) + 1
+        if debts[debt_row[0]] == DEBTS_MAX:
             books.debts_until = debt_row[1]
+
+
+async def _load_all_lots(
+    conn: Connection, customers: dict[int, Books], now: datetime, *, late: bool
+) -> None:
+    """Every open lot; with `late` also those whose credit ran out lately. Raises TooMuch."""
+    counts = dict.fromkeys(customers, 0)
+    for row in await conn.fetch(queries.lots_load_open, list(customers), LOTS_MAX):
+        _keep_lot(customers[row[0]], read_lot(row))
+        counts[row[0]] += 1
+        if counts[row[0]] == LOTS_MAX:
+            raise TooMuch(row[0])
+    if late:
+        for row in await conn.fetch(queries.lots_load_expired, list(customers), now):
+            _keep_lot(customers[row[0]], read_lot(row))
+    for books in customers.values():
+        books.is_full, books.has_late = True, late
+        books.horizon.clear()
 
 
 async def _load_charges(

@@ -18,9 +18,9 @@ from ledger.answers import GrantAnswer, HoldAnswer, grant_answer, hold_answer
 from ledger.decide import decide
 from ledger.load import (
     DEBTS_MAX,
-    DUE_HOLDS_MAX,
-    LOTS_MAX,
+    DUE_MAX,
     Depth,
+    TooMuch,
     load,
     load_grants,
     look,
@@ -119,15 +119,17 @@ async def settled(
     """
     books = await find(conn, customer_no)
     customers = {customer_no: books}
-    loaded = await load(
-        conn,
-        customers,
-        [VoidHold(customer_no=customer_no, hold_no=no) for no in holds],
-        settings.scales,
-        depths={customer_no: Depth.FULL} if full or books.signup_due else None,
-    )
-    if books.is_full and len(books.lots) >= LOTS_MAX:
-        raise Unsettled(f"customer {customer_no} has more open lots than a read can settle")
+    try:
+        loaded = await load(
+            conn,
+            customers,
+            [VoidHold(customer_no=customer_no, hold_no=no) for no in holds],
+            settings.scales,
+            depths={customer_no: Depth.FULL} if full or books.signup_due else None,
+            whole_if_due=True,
+        )
+    except TooMuch as error:
+        raise Unsettled(str(error)) from error
     live = msgspec.structs.replace(settings, closed_through=loaded.closed_through)
     for _ in range(ROUNDS_MAX):
         if _advance(books, live, loaded.now):
@@ -153,9 +155,11 @@ async def _load_more(conn: Connection, books: Books, now: datetime) -> None:
     """The next due holds and open debts, which a full load had left out for its limits."""
     no = books.customer_no
     known = list(books.holds)
-    for row in await conn.fetch(queries.holds_due_more, no, now, known, DUE_HOLDS_MAX):
+    rows = await conn.fetch(queries.holds_due_more, no, now, known, DUE_MAX)
+    for row in rows:
         hold = read_hold(tuple(row))
         books.holds[hold.hold_no] = hold
+    books.is_cut = len(rows) == DUE_MAX
     if books.debts_until is None:
         return
     for debt in [debt for debt in books.debts.values() if debt.open == 0]:

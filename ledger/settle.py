@@ -43,8 +43,8 @@ def settle(books: Books, settings: Settings, now: datetime) -> None:
     if books.settled_at == now:
         return
     if books.next_due_at is not None and books.next_due_at <= now:
-        if not books.is_full:
-            raise NeedMore(books.customer_no, wants_all=True)
+        if not books.has_due:
+            raise NeedMore(books.customer_no, wants_due=True)
         books.is_unsettled = not _Timeline(books, settings, now).run()
         reckon_next_due(books, now)
     books.settled_at = now
@@ -54,15 +54,15 @@ def catch_up(books: Books, settings: Settings, now: datetime) -> bool:
     """Post what a new grant with a past start owes to time. False if that is too much."""
     if books.next_due_at is None or books.next_due_at > now:
         return True
-    if not books.is_full:
-        raise NeedMore(books.customer_no, wants_all=True)
+    if not books.has_due:
+        raise NeedMore(books.customer_no, wants_due=True)
     done = _Timeline(books, settings, now).run()
     reckon_next_due(books, now)
     return done
 
 
 def reckon_next_due(books: Books, now: datetime) -> None:
-    """Find again when something falls due next. Needs everything that is open to be loaded."""
+    """Find again when something falls due next: of what is loaded, and of what is not."""
     instants = [
         lot.effective_at if lot.is_upcoming else lot.expires_at
         for lot in books.lots.values()
@@ -74,8 +74,10 @@ def reckon_next_due(books: Books, now: datetime) -> None:
     ]
     instants += [hold.expires_at for hold in books.holds.values() if hold.status == "open"]
     instants += [grant.next_start_at for grant in books.grants.values()]
-    instants.append(books.hold_deadline)
-    if any(account.owed and account.available for account in books.accounts.values()):
+    instants.append(books.later_due_at)
+    if books.is_cut or any(
+        account.owed and account.available for account in books.accounts.values()
+    ):
         instants.append(now)
     books.next_due_at = min((at for at in instants if at is not None), default=None)
     books.is_changed = True
@@ -402,9 +404,9 @@ def _repay_oldest(
     open_debts = (d for d in books.debts.values() if d.asset == account.asset and d.open)
     debt = min(open_debts, key=lambda d: d.debt_no, default=None)
     if debt is None or (books.debts_until is not None and debt.debt_no > books.debts_until):
-        if books.is_full and books.debts_until is not None:
+        if books.has_due and books.debts_until is not None:
             return False
-        raise NeedMore(books.customer_no, wants_all=True)
+        raise NeedMore(books.customer_no, wants_due=True)
     amount = min(debt.open, account.available)
     journal = begin(books, settings, "debt_repaid", effective_at=at, now=now, origin="time")
     journal.debt_no, journal.charge_seq = debt.debt_no, debt.charge_seq

@@ -28,11 +28,11 @@ BurnKey = tuple[int, bool, datetime, bool, datetime, datetime, int]
 class NeedMore(Exception):
     """Deciding needs rows of this customer that were not loaded."""
 
-    def __init__(self, customer_no: int, *, wants_all: bool = False, late: bool = False) -> None:
+    def __init__(self, customer_no: int, *, wants_due: bool = False, late: bool = False) -> None:
         super().__init__(f"customer {customer_no}: not everything needed was loaded")
         self.customer_no = customer_no
-        self.wants_all = wants_all
-        """Everything open is needed, not only more lots."""
+        self.wants_due = wants_due
+        """What time has done, or more debts, are needed, not more lots."""
         self.late = late
 
 
@@ -326,13 +326,17 @@ class Books(Struct, eq=False):
     """Requests of this customer already answered, by key."""
 
     is_full: bool = True
-    """All open lots, due holds and open series are loaded (else the first lots in burn order)."""
+    """All open lots are loaded (else the first in burn order)."""
+    has_due: bool = True
+    """What time has done by now is loaded: due holds, ending and starting lots, open series."""
     has_late: bool = True
     """Lots whose credit expired in the last 35 days are loaded too."""
     debts_until: int | None = None
     """Open debts after this one were not loaded; None: all are."""
-    hold_deadline: datetime | None = None
-    """Full only: the earliest deadline of the open holds that were not loaded."""
+    later_due_at: datetime | None = None
+    """With `has_due`: when something that was not loaded falls due, at the earliest after now."""
+    is_cut: bool = False
+    """More is due than was loaded."""
 
     order: dict[str, list[tuple[BurnKey, Lot]]] = {}
     """Per asset, the lots that may be drawn on, in burn order."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ledger.answers import Problem
 from ledger.decide import decide
-from ledger.load import Depth, Loaded, load, lock
+from ledger.load import Depth, Loaded, TooMuch, load, lock
 from ledger.outcome import Outcome, refuse
 from ledger.post import Reply, post
 from ledger.requests import Capture, Extend, Request, Reverse, VoidGrant, VoidHold
@@ -99,8 +99,8 @@ def _deeper(need: NeedMore, depth: Depth | None) -> Depth:
     """The next depth that has what was missing."""
     if need.late:
         deeper = Depth.LATE
-    elif need.wants_all:
-        deeper = Depth.FULL
+    elif need.wants_due:
+        deeper = Depth.DUE
     else:
         deeper = Depth.MORE if depth is None else Depth.FULL
     if depth is not None and depth >= deeper:
@@ -117,14 +117,6 @@ def _nobody(request: Request, render: Render) -> Result:
     elif isinstance(request, VoidGrant):
         code, what = "grant_not_found", "grant"
     return Result(404, render(request, refuse(404, code, f"No such {what}.")), False, code)
-
-
-class TooMuch(Exception):
-    """One request would draw on, or settle, more rows of a customer than LOTS_MAX."""
-
-    def __init__(self, customer_no: int) -> None:
-        super().__init__(f"customer {customer_no} has more open lots than one request can use")
-        self.customer_no = customer_no
 
 
 def _decide_live(

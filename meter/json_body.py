@@ -6,6 +6,7 @@ spacing and escapes, so that a retry can be told from another request.
 
 import json
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -130,7 +131,7 @@ def _read_carefully(raw: bytes, items: str | None) -> Body:
     if items is not None and all(flaw.pointer.startswith(items + "/") for flaw in flaws):
         return Body(value, b"", flaws)
     first = flaws[0]
-    raise ProblemError(422, first.code, first.detail, errors=flaws)
+    raise ProblemError(422, first.code, first.detail, errors=flaws[:ERRORS_MAX])
 
 
 def _malformed(words: str) -> ProblemError:
@@ -143,43 +144,55 @@ def _too_deep() -> ProblemError:
     return ProblemError(422, "invalid_depth", f"The body is nested deeper than {DEPTH_MAX}.")
 
 
+ERRORS_MAX: Final = 100
+"""Shown at once: who sends more of them has one mistake to find, not many."""
 FLAWS_MAX: Final = 1_000
 """More than a batch has items: enough to tell for each whether it has one."""
 
 
-def _find_flaws(value: Any, pointer: str, depth: int, flaws: list[FieldError]) -> None:
-    """Add what is wrong at `pointer` and below it."""
-    if len(flaws) >= FLAWS_MAX or type(value) in (int, Number, bool, type(None)):
+_Container = dict[str, Any] | list[Any]
+_SOUND: Final = frozenset({int, Number, bool, type(None)})
+
+
+def _find_flaws(value: _Container, pointer: str, depth: int, flaws: list[FieldError]) -> None:
+    """Add what is wrong below `pointer`. Places are spelled out only where something may be."""
+    if depth > DEPTH_MAX:
+        words = f"The body is nested deeper than {DEPTH_MAX}."
+        flaws.append(FieldError(pointer, "invalid_depth", words))
+        return
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if type(item) not in _SOUND and not (type(item) is str and _is_sound(item)):
+                _find_flaws_at(item, f"{pointer}/{index}", depth, flaws)
+        return
+    if isinstance(value, _Doubled):
+        for name in value.names:
+            words = "This member came twice in its object: send it once."
+            flaws.append(FieldError(f"{pointer}/{escape(name)}", "duplicate_member", words))
+    for name, member in value.items():
+        if not _is_sound(name):
+            words = f"The name {_text_flaw(name)}: leave it out."
+            flaws.append(FieldError(f"{pointer}/{escape(name)}", "invalid_text", words))
+        if type(member) not in _SOUND and not (type(member) is str and _is_sound(member)):
+            _find_flaws_at(member, f"{pointer}/{escape(name)}", depth, flaws)
+
+
+def _find_flaws_at(value: Any, pointer: str, depth: int, flaws: list[FieldError]) -> None:
+    if len(flaws) >= FLAWS_MAX:
         return
     if isinstance(value, str):
-        if (words := _text_flaw(value)) is not None:
-            flaws.append(FieldError(pointer, "invalid_text", f"The text {words}: leave it out."))
+        words = f"The text {_text_flaw(value)}: leave it out."
+        flaws.append(FieldError(pointer, "invalid_text", words))
     elif isinstance(value, _TooLong):
         words = f"The number has more than {NUMBER_DIGITS_MAX} digits, written out."
         flaws.append(FieldError(pointer, "invalid_number", words))
-    elif depth > DEPTH_MAX:
-        words = f"The body is nested deeper than {DEPTH_MAX}."
-        flaws.append(FieldError(pointer, "invalid_depth", words))
-    elif isinstance(value, list):
-        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        for index, item in enumerate(items):
-            _find_flaws(item, f"{pointer}/{index}", depth + 1, flaws)
     else:
-        _find_member_flaws(value, pointer, depth, flaws)
+        _find_flaws(value, pointer, depth + 1, flaws)
 
 
-def _find_member_flaws(
-    members: dict[str, Any], pointer: str, depth: int, flaws: list[FieldError]
-) -> None:
-    if isinstance(members, _Doubled):
-        for name in members.names:
-            words = "This member came twice in its object: send it once."
-            flaws.append(FieldError(f"{pointer}/{escape(name)}", "duplicate_member", words))
-    for name, member in members.items():
-        place = f"{pointer}/{escape(name)}"
-        if (words := _text_flaw(name)) is not None:
-            flaws.append(FieldError(place, "invalid_text", f"The name {words}: leave it out."))
-        _find_flaws(member, place, depth + 1, flaws)
+def _is_sound(text: str) -> bool:
+    """Whether the text can be kept: most are ASCII, which is known without looking at them."""
+    return "\0" not in text and (text.isascii() or _text_flaw(text) is None)
 
 
 def _text_flaw(text: str) -> str | None:
@@ -204,7 +217,8 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return members
     doubled = _Doubled(members)
     seen: set[str] = set()
-    doubled.names = [name for name, _ in pairs if name in seen or seen.add(name)]
+    repeated = (name for name, _ in pairs if name in seen or seen.add(name))
+    doubled.names = list(dict.fromkeys(islice(repeated, ERRORS_MAX)))
     return doubled
 
 

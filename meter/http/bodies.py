@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ledger.amounts import AMOUNT_PATTERN
 
@@ -40,13 +40,16 @@ ExpiresIn = Annotated[int, Meta(ge=1, le=86_400, description="Seconds.")]
 
 
 class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Unknown members are refused, with their pointer."""
+    """Unknown members are refused, with their pointer.
+
+    An amount that may be left out may not be null: that is a caller's missing value, not "all".
+    """
 
 
 class ReserveBody(Body, frozen=True, kw_only=True):
     customer_id: CustomerId
     amount: Amount
-    minimum: Amount | None = None
+    minimum: Amount | UnsetType = UNSET
     asset: str = "credits"
     expires_in: ExpiresIn = 600
     reference: Reference | None = None
@@ -62,8 +65,8 @@ class CaptureBody(Body, frozen=True, kw_only=True):
                 extra_json_schema={"pattern": AMOUNT_PATTERN},
             ),
         ]
-        | None
-    ) = None
+        | UnsetType
+    ) = UNSET
     final: bool = True
     above_hold: Literal["deny", "take"] = "deny"
     effective_at: Time | None = None
@@ -80,7 +83,7 @@ class Add(Body, frozen=True, kw_only=True):
 
 class ExtendBody(Body, frozen=True, kw_only=True):
     expires_in: ExpiresIn | None = None
-    add: Add | None = None
+    add: Add | UnsetType = UNSET
 
 
 class ConsumeBody(Body, frozen=True, kw_only=True):
@@ -93,7 +96,7 @@ class ConsumeBody(Body, frozen=True, kw_only=True):
 
 
 class ReverseBody(Body, frozen=True, kw_only=True):
-    amount: Amount | None = None
+    amount: Amount | UnsetType = UNSET
     reason: Reason | None = None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from ledger.answers import ChargeAnswer, GrantAnswer, HoldAnswer, ReversalAnswer
 from ledger.ids import parse_id
@@ -50,13 +51,21 @@ async def serve(call: Call, read: Reader, operation: str) -> Reply:
     return reply(await call.service.batcher.submit(request))
 
 
+class _Refusal(msgspec.Struct):
+    code: str
+
+
 def reply(result: Result) -> Reply:
-    if result.code is None:
-        return Reply(result.status, result.body, _RESULT_HEADERS[result.is_replayed])
-    headers = problem_headers(result.status, result.code)
+    code = result.code
+    if code is None:
+        if result.status < 400:
+            return Reply(result.status, result.body, _RESULT_HEADERS[result.is_replayed])
+        # A refusal that was stored: only its body knows.
+        code = msgspec.json.decode(result.body, type=_Refusal).code
+    headers = problem_headers(result.status, code)
     if result.is_replayed:
         headers = [*headers, REPLAYED]
-    return Reply(result.status, result.body, tuple(headers), result.code)
+    return Reply(result.status, result.body, tuple(headers), code)
 
 
 async def _request(
@@ -104,7 +113,7 @@ async def read_reserve(
     scale = call.service.credit_scale(wanted.asset)
     amount = parse.amount(wanted.amount, scale, "/amount")
     minimum = None
-    if wanted.minimum is not None:
+    if wanted.minimum is not UNSET:
         minimum = parse.amount(wanted.minimum, scale, "/minimum")
         if minimum > amount:
             raise ProblemError(
@@ -142,13 +151,15 @@ async def read_consume(
 
 def read_capture(call: Call, ids: Sequence[str], body: Body, common: dict[str, Any]) -> Request:
     wanted = parse.decode(body, bodies.CaptureBody)
-    if wanted.amount is not None:
-        parse.amount(wanted.amount, 12, "/amount", allow_zero=True)
+    amount = None
+    if wanted.amount is not UNSET:
+        amount = wanted.amount
+        parse.amount(amount, 12, "/amount", allow_zero=True)
     customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
     return Capture(
         customer_no=customer_no,
         hold_no=hold_no,
-        amount=wanted.amount,
+        amount=amount,
         final=wanted.final,
         above_hold=wanted.above_hold,
         effective_at=parse.time(wanted.effective_at, "/effective_at"),
@@ -165,10 +176,10 @@ def read_void(call: Call, ids: Sequence[str], body: Body, common: dict[str, Any]
 
 def read_extend(call: Call, ids: Sequence[str], body: Body, common: dict[str, Any]) -> Request:
     wanted = parse.decode(body, bodies.ExtendBody)
-    if wanted.expires_in is None and wanted.add is None:
+    if wanted.expires_in is None and wanted.add is UNSET:
         raise ProblemError(422, "missing_member", "Send expires_in, add, or both.")
     add = None
-    if wanted.add is not None:
+    if wanted.add is not UNSET:
         add = wanted.add.amount
         parse.amount(add, 12, "/add/amount")
         if common["key"] is None:
@@ -181,13 +192,15 @@ def read_extend(call: Call, ids: Sequence[str], body: Body, common: dict[str, An
 
 def read_reverse(call: Call, ids: Sequence[str], body: Body, common: dict[str, Any]) -> Request:
     wanted = parse.decode(body, bodies.ReverseBody)
-    if wanted.amount is not None:
-        parse.amount(wanted.amount, 12, "/amount")
+    amount = None
+    if wanted.amount is not UNSET:
+        amount = wanted.amount
+        parse.amount(amount, 12, "/amount")
     customer_no, seq = owned(call, "chg", ids[0], "charge_not_found")
     return Reverse(
         customer_no=customer_no,
         charge_seq=seq,
-        amount=wanted.amount,
+        amount=amount,
         notes=notes(body, None, reason=wanted.reason),
         **common,
     )

@@ -186,6 +186,11 @@ CREATE INDEX lots_burn_order ON lots (
     customer_no, asset, priority, expires_at, category DESC, effective_at, created_at, lot_no
 ) WHERE is_open;
 
+CREATE INDEX lots_ends ON lots (customer_no, expires_at)
+WHERE is_open AND expires_at IS NOT NULL;
+
+CREATE INDEX lots_starts ON lots (customer_no, effective_at) WHERE is_upcoming;
+
 CREATE INDEX lots_grant ON lots (customer_no, grant_no);
 
 CREATE INDEX lots_expired ON lots (customer_no, asset, expires_at) WHERE has_expired;

@@ -169,57 +169,10 @@ SELECT
         ) AS c
     ) AS hold_charges;
 
--- books_load_full --
--- Everything of these customers that is open, where the usual part is not enough: time has done
--- something, or a request reaches past the first lots. With $4, also lots whose credit ran out
--- within the last 35 days. The limits $5 (lots) and $6 (debts) are a customer's.
+-- books_load_due --
+-- What time has done by $2 to these customers, and when it does more: due holds and their lots, lots
+-- that end or start, open series, open debts. $3: most holds and lots of each, $4: most debts.
 SELECT
-    (
-        SELECT
-            array_agg(row(
-                l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
-                l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
-                l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
-                l.deferred_amount, l.deferred_units
-            ))
-        FROM unnest($1::bigint[]) AS k (customer_no)
-        CROSS JOIN LATERAL (
-            SELECT *
-            FROM lots
-            WHERE lots.customer_no = k.customer_no AND lots.is_open
-            ORDER BY
-                lots.customer_no, lots.asset, lots.priority, lots.expires_at, lots.category DESC,
-                lots.effective_at, lots.created_at, lots.lot_no
-            LIMIT $5::integer
-        ) AS l
-    ) AS lots,
-    (
-        SELECT
-            array_agg(row(
-                l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
-                l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
-                l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
-                l.deferred_amount, l.deferred_units
-            ))
-        FROM lots AS l
-        WHERE
-            $4::boolean
-            AND l.customer_no = any($1::bigint[])
-            AND l.has_expired
-            AND l.expires_at > $2::timestamptz - interval '36 days'
-    ) AS expired_lots,
-    (
-        SELECT
-            array_agg(row(
-                g.customer_no, g.grant_no, g.asset, g.amount, g.category, g.cost_amount,
-                g.currency, g.priority, g.effective_at, g.expires_at, g.recur_interval,
-                g.recur_count, g.recur_anchor, g.rollover_max, g.rollover_expires_in,
-                g.next_start_at, g.voided_at, g.void_money, g.origin, g.has_purchase,
-                g.journal_seq, g.created_at
-            ))
-        FROM grants AS g
-        WHERE g.customer_no = any($1::bigint[]) AND g.next_start_at IS NOT NULL
-    ) AS series,
     (
         SELECT
             array_agg(row(
@@ -236,24 +189,88 @@ SELECT
                 holds.customer_no = k.customer_no
                 AND holds.is_open
                 AND holds.expires_at <= $2::timestamptz
-            ORDER BY holds.expires_at, holds.hold_no
+            ORDER BY holds.expires_at
             LIMIT $3::integer
         ) AS h
-    ) AS due_holds,
+    ) AS holds,
     (
-        SELECT array_agg(row(h.customer_no, h.expires_at))
+        SELECT
+            array_agg(row(
+                l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
+                l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
+                l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
+                l.deferred_amount, l.deferred_units
+            ))
         FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
-            SELECT holds.customer_no, holds.expires_at
+            SELECT
+                holds.customer_no,
+                holds.pin_lots
             FROM holds
             WHERE
                 holds.customer_no = k.customer_no
                 AND holds.is_open
-                AND holds.expires_at > $2::timestamptz
+                AND holds.expires_at <= $2::timestamptz
             ORDER BY holds.expires_at
-            LIMIT 1
+            LIMIT $3::integer
         ) AS h
-    ) AS next_holds,
+        CROSS JOIN LATERAL unnest(h.pin_lots) AS p (lot_no)
+        INNER JOIN lots AS l ON h.customer_no = l.customer_no AND p.lot_no = l.lot_no
+    ) AS pinned_lots,
+    (
+        SELECT
+            array_agg(row(
+                l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
+                l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
+                l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
+                l.deferred_amount, l.deferred_units
+            ))
+        FROM unnest($1::bigint[]) AS k (customer_no)
+        CROSS JOIN LATERAL (
+            SELECT *
+            FROM lots
+            WHERE
+                lots.customer_no = k.customer_no
+                AND lots.is_open
+                AND lots.expires_at <= $2::timestamptz
+                AND lots.remaining > lots.pinned
+                AND lots.voided_at IS NULL
+            ORDER BY lots.expires_at
+            LIMIT $3::integer
+        ) AS l
+    ) AS ending_lots,
+    (
+        SELECT
+            array_agg(row(
+                l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
+                l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
+                l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
+                l.deferred_amount, l.deferred_units
+            ))
+        FROM unnest($1::bigint[]) AS k (customer_no)
+        CROSS JOIN LATERAL (
+            SELECT *
+            FROM lots
+            WHERE
+                lots.customer_no = k.customer_no
+                AND lots.is_upcoming
+                AND lots.effective_at <= $2::timestamptz
+            ORDER BY lots.effective_at
+            LIMIT $3::integer
+        ) AS l
+    ) AS starting_lots,
+    (
+        SELECT
+            array_agg(row(
+                g.customer_no, g.grant_no, g.asset, g.amount, g.category, g.cost_amount,
+                g.currency, g.priority, g.effective_at, g.expires_at, g.recur_interval,
+                g.recur_count, g.recur_anchor, g.rollover_max, g.rollover_expires_in,
+                g.next_start_at, g.voided_at, g.void_money, g.origin, g.has_purchase,
+                g.journal_seq, g.created_at
+            ))
+        FROM grants AS g
+        WHERE g.customer_no = any($1::bigint[]) AND g.next_start_at IS NOT NULL
+    ) AS series,
     (
         SELECT
             array_agg(row(
@@ -266,9 +283,68 @@ SELECT
             FROM debts
             WHERE debts.customer_no = k.customer_no AND debts.is_open
             ORDER BY debts.customer_no, debts.asset, debts.debt_no
-            LIMIT $6::integer
+            LIMIT $4::integer
         ) AS d
-    ) AS debts;
+    ) AS debts,
+    (
+        SELECT
+            array_agg(row(
+                k.customer_no,
+                least(
+                    (
+                        SELECT min(h.expires_at)
+                        FROM holds AS h
+                        WHERE
+                            h.customer_no = k.customer_no
+                            AND h.is_open
+                            AND h.expires_at > $2::timestamptz
+                    ),
+                    (
+                        SELECT min(l.expires_at)
+                        FROM lots AS l
+                        WHERE
+                            l.customer_no = k.customer_no
+                            AND l.is_open
+                            AND l.expires_at > $2::timestamptz
+                    ),
+                    (
+                        SELECT min(l.effective_at)
+                        FROM lots AS l
+                        WHERE
+                            l.customer_no = k.customer_no
+                            AND l.is_upcoming
+                            AND l.effective_at > $2::timestamptz
+                    )
+                )
+            ))
+        FROM unnest($1::bigint[]) AS k (customer_no)
+    ) AS later;
+
+-- lots_load_open --
+-- All open lots of these customers in burn order, at most $2 of each.
+SELECT
+    l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
+    l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+FROM unnest($1::bigint[]) AS k (customer_no)
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM lots
+    WHERE lots.customer_no = k.customer_no AND lots.is_open
+    LIMIT $2::integer
+) AS l;
+
+-- lots_load_expired --
+-- Lots of these customers of which something expired in the 36 days before $2.
+SELECT
+    l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
+    l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+FROM lots AS l
+WHERE
+    l.customer_no = any($1::bigint[])
+    AND l.has_expired
+    AND l.expires_at > $2::timestamptz - interval '36 days';
 
 -- charges_load --
 -- The charges to undo, with what each lot gave, the debt, its repayments, and the lots concerned.
@@ -359,6 +435,7 @@ WHERE
 
 -- batch_post --
 -- Writes what almost every batch writes, each table once, with the final values of each row. $1: now.
+-- Numbers come as the text of an array: the driver looks at every element of a list (measured).
 WITH customers_moved AS (
     UPDATE customers AS c
     SET
@@ -368,7 +445,7 @@ WITH customers_moved AS (
         last_created_at = v.last_created_at,
         next_due_at = v.next_due_at
     FROM unnest(
-        $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::timestamptz[],
+        $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::bytea[], $6::timestamptz[],
         $7::timestamptz[]
     ) AS v (customer_no, last_no, last_seq, last_hash, last_created_at, next_due_at)
     WHERE c.customer_no = v.customer_no
@@ -401,7 +478,7 @@ accounts_moved AS (
             customer_no,
             asset,
             moves::numeric[] AS m
-        FROM unnest($8::bigint[], $9::text[], $10::text[]) AS u (customer_no, asset, moves)
+        FROM unnest($8::text::bigint[], $9::text[], $10::text[]) AS u (customer_no, asset, moves)
         OFFSET 0  -- or the text would be read again for each column
     ) AS v
     WHERE a.customer_no = v.customer_no AND a.asset = v.asset
@@ -410,7 +487,7 @@ accounts_moved AS (
 lots_moved AS (
     UPDATE lots AS l
     SET remaining = v.remaining, pinned = v.pinned
-    FROM unnest($11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[])
+    FROM unnest($11::text::bigint[], $12::text::bigint[], $13::text::bigint[], $14::text::bigint[])
         AS v (customer_no, lot_no, remaining, pinned)
     WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no
 ),
@@ -425,7 +502,7 @@ holds_made AS (
         pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, $1::timestamptz, reference,
         metadata
     FROM unnest(
-        $15::bigint[], $16::bigint[], $17::text[], $18::bigint[], $19::bigint[], $20::bigint[],
+        $15::text::bigint[], $16::text::bigint[], $17::text[], $18::text::bigint[], $19::text::bigint[], $20::text::bigint[],
         $21::text[], $22::text[], $23::text[], $24::timestamptz[], $25::text[], $26::text[]
     ) AS v (
         customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
@@ -448,8 +525,8 @@ holds_moved AS (
         ended_at = v.ended_at,
         ended_created_at = v.ended_created_at
     FROM unnest(
-        $27::bigint[], $28::bigint[], $29::text[], $30::bigint[], $31::bigint[], $32::bigint[],
-        $33::text[], $34::text[], $35::text[], $36::integer[], $37::timestamptz[],
+        $27::text::bigint[], $28::text::bigint[], $29::text[], $30::text::bigint[], $31::text::bigint[], $32::text::bigint[],
+        $33::text[], $34::text[], $35::text[], $36::text::integer[], $37::timestamptz[],
         $38::timestamptz[], $39::timestamptz[]
     ) AS v (
         customer_no, hold_no, status, amount, captured, uncovered, policy, pin_lots, pin_amounts,
@@ -465,9 +542,9 @@ journals_made AS (
     )
     SELECT *
     FROM unnest(
-        $40::bigint[], $41::bigint[], $42::text[], $43::timestamptz[], $44::timestamptz[],
-        $45::date[], $46::text[], $47::bigint[], $48::bigint[], $49::bigint[], $50::bigint[],
-        $51::bigint[], $52::boolean[], $53::text[], $54::text[], $55::bytea[], $56::bytea[],
+        $40::text::bigint[], $41::text::bigint[], $42::text[], $43::timestamptz[], $44::timestamptz[],
+        $45::date[], $46::text[], $47::text::bigint[], $48::text::bigint[], $49::text::bigint[], $50::text::bigint[],
+        $51::text::bigint[], $52::boolean[], $53::text[], $54::text[], $55::bytea[], $56::bytea[],
         $57::bytea[]
     )
 ),
@@ -478,8 +555,8 @@ transfers_made AS (
     )
     SELECT *
     FROM unnest(
-        $58::bigint[], $59::bigint[], $60::integer[], $61::text[], $62::text[], $63::text[],
-        $64::bigint[], $65::bigint[], $66::bigint[]
+        $58::text::bigint[], $59::text::bigint[], $60::text::integer[], $61::text[], $62::text[], $63::text[],
+        $64::text::bigint[], $65::text::bigint[], $66::text::bigint[]
     )
 )
 
@@ -488,7 +565,7 @@ INSERT INTO requests (
 )
 SELECT customer_no, key, operation, fingerprint, status, body, trace_id, $1::timestamptz
 FROM unnest(
-    $67::bigint[], $68::text[], $69::text[], $70::bytea[], $71::smallint[], $72::bytea[],
+    $67::text::bigint[], $68::text[], $69::text[], $70::bytea[], $71::text::smallint[], $72::bytea[],
     $73::text[]
 ) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
 

@@ -83,7 +83,7 @@ ORDER BY sequencename;
 SELECT setval($1::text::regclass, $2::bigint);
 
 -- sequences_behind --
--- Identity columns whose sequence would give a number again.
+-- Identity columns whose sequence would give a number again. Only the owner can tell.
 SELECT s.name
 FROM (
     SELECT

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ledger.explain import explain
-from ledger.load import DEBTS_MAX, DUE_HOLDS_MAX
+from ledger.load import DEBTS_MAX, DUE_MAX
 from ledger.reads import (
     UnknownCustomer,
     balance,
@@ -183,7 +183,7 @@ async def test_balance_with_more_due_than_one_request_posts_is_settled_to_the_en
 ) -> None:
     player = await Player.enter(conn)
     await player.grant(10_000)
-    numbers = [await player.reserve(1, seconds=60) for _ in range(DUE_HOLDS_MAX + 20)]
+    numbers = [await player.reserve(1, seconds=60) for _ in range(DUE_MAX + 20)]
     await player.wait(100)
 
     answer = await balance(conn, player.no, "credits", SETTINGS)

@@ -94,4 +94,10 @@ acts: st.SearchStrategy[Act] = st.one_of(
     st.one_of(voids, extends, late_consumes, late_captures),
     st.one_of(series, reverses, grant_voids, overages, st.just(Settle())),
 )
-histories = st.lists(acts, min_size=3, max_size=20)
+
+
+def _begun(first: Act, rest: list[Act]) -> list[Act]:
+    return [first, *rest]
+
+
+histories = st.builds(_begun, plain_grants, st.lists(acts, min_size=3, max_size=20))

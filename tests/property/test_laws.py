@@ -1,6 +1,5 @@
 """Laws of the books, on random histories. Pure: no database."""
 
-import os
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from ledger.outcome import Outcome
 from ledger.requests import Capture as CaptureRequest
 from tests.property import strategies
 from tests.property.checker import check
+from tests.property.sizes import size
 from tests.property.world import (
     SETTINGS,
     Act,
@@ -29,13 +29,13 @@ from tests.property.world import (
     play,
 )
 
-EXAMPLES = int(os.environ.get("LAW_EXAMPLES", "150"))
 law = settings(
-    max_examples=EXAMPLES,
+    max_examples=size(100, 3_000),
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+LATEST = 0
 amounts = strategies.amounts
 histories = strategies.histories
 
@@ -82,10 +82,9 @@ def test_capture_in_two_steps_equals_capture_at_once(
     once, twice = ready(history), ready(history)
     assume(done(once.do(Reserve(amount + rest))))
     assert done(twice.do(Reserve(amount + rest)))
-    place = len(once.holds) - 1
-    assert done(once.do(Capture(place, amount)))
-    assert done(twice.do(Capture(place, first, final=False)))
-    assert done(twice.do(Capture(place, amount - first)))
+    assert done(once.do(Capture(LATEST, amount)))
+    assert done(twice.do(Capture(LATEST, first, final=False)))
+    assert done(twice.do(Capture(LATEST, amount - first)))
     assert facts(once.books) == facts(twice.books)
 
 
@@ -95,7 +94,7 @@ def test_reserve_then_void_changes_nothing(history: list[Act], amount: int) -> N
     world = ready(history)
     before = facts(world.books), len(world.books.journals)
     assume(done(world.do(Reserve(amount))))
-    assert done(world.do(Void(len(world.holds) - 1)))
+    assert done(world.do(Void(LATEST)))
     before[0]["accounts"].setdefault("credits", (0,) * 7)
     assert (facts(world.books), len(world.books.journals)) == before
 
@@ -158,14 +157,13 @@ def test_reversal_restores_the_lots_it_came_from(
     world = ready(history)
     before = facts(world.books)
     assume(done(world.do(Consume(amount, ago=ago))))
-    place = len(world.charges) - 1
     first = data.draw(st.integers(1, amount))
-    assert done(world.do(Reverse(place, first)))
+    assert done(world.do(Reverse(LATEST, first)))
     if first < amount:
-        assert done(world.do(Reverse(place)))
+        assert done(world.do(Reverse(LATEST)))
     before["accounts"].setdefault("credits", (0,) * 7)
     assert facts(world.books) == before
-    again = world.do(Reverse(place))
+    again = world.do(Reverse(LATEST))
     assert again is not None
     assert isinstance(again.answer, Problem)
     assert again.answer.code == "reversal_exceeds_charge"
@@ -232,12 +230,11 @@ def test_hold_ends_exactly_at_its_deadline(history: list[Act], amount: int) -> N
     assume(done(made))
     assert made is not None
     assert isinstance(made.answer, HoldAnswer)
-    place = len(world.holds) - 1
     deadline = made.answer.expires_at
     world.now = deadline - timedelta(microseconds=1)
-    assert done(world.do(Capture(place, 1, final=False)))
+    assert done(world.do(Capture(LATEST, 1, final=False)))
     world.now = deadline
-    refused = world.do(Capture(place, 1))
+    refused = world.do(Capture(LATEST, 1))
     assert refused is not None
     assert isinstance(refused.answer, Problem)
     assert refused.answer.code == "hold_expired"

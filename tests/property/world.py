@@ -1,6 +1,6 @@
 """One customer's books in memory, moved by `decide`, and acts on them that need no ids.
 
-An act names the things it is about by place ("the third hold there is"), so that random lists of
+An act names the things it is about by place ("the third latest hold"), so that random lists of
 acts make sense and shrink. The laws play them in memory alone; the machine plays them on a database
 too. Amounts are counts of the smallest unit.
 """
@@ -18,7 +18,7 @@ from ledger.calendar import Interval
 from ledger.decide import decide
 from ledger.ids import parse_id
 from ledger.outcome import Outcome
-from ledger.requests import Cost, Policy, Recurrence, Request, Rollover
+from ledger.requests import Cost, Notes, Policy, Recurrence, Request, Rollover
 from ledger.state import Account, Books, Settings
 
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
@@ -152,6 +152,14 @@ class World:
             "operation": type(act).__name__.lower(),
             "fingerprint": hashlib.sha256(repr(act).encode()).digest(),
         }
+        if isinstance(act, Grant | Reserve | Capture | Consume | Reverse) and self.keys % 2:
+            is_undo = isinstance(act, Grant | Reverse)
+            common["notes"] = Notes(
+                bytes(16),
+                reference="ref" if isinstance(act, Reserve | Consume) else None,
+                reason="why" if is_undo else None,
+                metadata=None if isinstance(act, Reverse) else '{"n": 1}',
+            )
         match act:
             case Grant():
                 return self._grant(act, common)
@@ -271,7 +279,8 @@ class World:
 
 
 def picked(known: Sequence[int], place: int) -> int:
-    return known[place % len(known)] if known else NOBODY
+    """The number at a place, counted from the latest; of nothing if there is none."""
+    return known[-1 - place % len(known)] if known else NOBODY
 
 
 def text(amount: int | None) -> str | None:

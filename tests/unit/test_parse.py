@@ -6,8 +6,6 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
 from meter import parse
@@ -130,62 +128,12 @@ def test_read_body_repeated_member_is_422_at_its_place(raw: str, pointers: list[
     assert places(error) == [(pointer, "duplicate_member") for pointer in pointers]
 
 
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
-objects = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4),
-    json_values,
-    max_size=5,
-)
-
-
-@given(objects, st.booleans(), st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:")]))
-def test_read_body_is_what_was_sent_however_it_was_written(
-    value: dict[str, Any], ascii_only: bool, separators: tuple[str, str]
-) -> None:
-    raw = json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode()
-    body = read_body(raw)
-    assert body.value == json.loads(raw, parse_float=Decimal)
-    assert list(body.value) == list(value)
-    plain = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    assert body.canonical == read_body(plain.encode()).canonical
-    assert read_body(body.canonical).canonical == body.canonical
-    assert read_body(json_text(body.value).encode()).canonical == body.canonical
-
-
-@given(objects, objects)
-def test_read_body_different_values_have_different_canonical_forms(
-    one: dict[str, Any], other: dict[str, Any]
-) -> None:
-    forms = [read_body(json.dumps(value).encode()).canonical for value in (one, other)]
-    # What Python calls equal may differ in JSON (1 and true), never the other way round.
-    assert forms[0] != forms[1] or one == other
-
-
-@given(objects.filter(bool), st.data())
-def test_read_body_any_repeated_member_is_found(value: dict[str, Any], data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(sorted(value)))
-    members = [f"{json.dumps(n)}:{json.dumps(v)}" for n, v in value.items()]
-    members.insert(
-        data.draw(st.integers(0, len(members))),
-        f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(data.draw(json_values))}",
-    )
-    error = problem(f"{{{','.join(members)}}}".encode(errors="surrogatepass"))
-    assert error.code == "duplicate_member"
+def test_read_body_tells_a_bounded_number_of_mistakes() -> None:
+    for raw in (
+        '{"a":1' + ',"a":1' * 10_000 + "}",
+        '{"a":["\\u0000"' + ',"\\u0000"' * 10_000 + "]}",
+    ):
+        assert 1 <= len(places(problem(raw))) <= 100
 
 
 # Numbers
@@ -292,13 +240,8 @@ def test_read_body_deep_json_never_fails_on_us(depth: int, extra: str) -> None:
         '{"a":' + "[" * depth + extra + "]" * depth + "}",
         '{"a":' * depth + (extra or "1") + "}" * depth,
     ):
-        try:
-            body = read_body(raw.encode())
-        except ProblemError as error:
-            assert error.code == "invalid_depth"
-        else:
-            with pytest.raises(ProblemError):
-                parse.decode(body, Wanted)
+        with pytest.raises(ProblemError, match=r"422 (invalid_depth|unknown_member)"):
+            parse.decode(raw.encode(), Wanted)
 
 
 @pytest.mark.parametrize("depth", [2_000, 100_000])
@@ -359,38 +302,41 @@ def test_item_flaw_of_item_1_is_not_that_of_item_10() -> None:
 # Typed bodies
 
 
+MISTAKES: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"amonut": "1"}, "unknown_member", "/amonut", "not known"),
+    ({"a/b~": "1"}, "unknown_member", "/a~1b~0", "not known"),
+    ({"customer_id": ...}, "missing_member", "/customer_id", "customer_id is missing"),
+    ({"customer_id": 7}, "invalid_value", "/customer_id", "a string, not a whole number"),
+    ({"customer_id": None}, "invalid_value", "/customer_id", "a string, not null"),
+    ({"amount": 1}, "invalid_amount", "/amount", "plain decimal string"),
+    ({"amount": Number("1.5")}, "invalid_amount", "/amount", "plain decimal string"),
+    ({"amount": None}, "invalid_amount", "/amount", "plain decimal string"),
+    ({"items": [{"amount": []}]}, "invalid_amount", "/items/0/amount", "plain decimal"),
+    ({"items": [{"amount": "1", "max": 1}]}, "invalid_amount", "/items/0/max", "plain"),
+    ({"items": [{"amount": "1"}, {}]}, "missing_member", "/items/1/amount", "missing"),
+    ({"items": [{"amount": "1", "x": 1}]}, "unknown_member", "/items/0/x", "not known"),
+    ({"items": {}}, "invalid_value", "/items", "an array, not an object"),
+    ({"items": [1]}, "invalid_value", "/items/0", "an object, not a whole number"),
+    ({"expires_in": 0}, "invalid_value", "/expires_in", ">= 1"),
+    ({"expires_in": 86_401}, "invalid_value", "/expires_in", "<= 86400"),
+    ({"expires_in": "600"}, "invalid_value", "/expires_in", "whole number, not a string"),
+    ({"expires_in": Number("600.5")}, "invalid_value", "/expires_in", "whole number"),
+    ({"expires_in": True}, "invalid_value", "/expires_in", "whole number, not true or false"),
+    ({"expires_in": 10**30}, "invalid_value", "/expires_in", "<= 86400"),
+    ({"above_hold": "maybe"}, "invalid_value", "/above_hold", "one of: deny, take"),
+    ({"above_hold": 1}, "invalid_value", "/above_hold", "one of: deny, take"),
+    ({"reference": "123456"}, "invalid_value", "/reference", "length <= 5"),
+    ({"reference": 1}, "invalid_value", "/reference", "a string or null"),
+    ({"final": "true"}, "invalid_value", "/final", "true or false, not a string"),
+    ({"at": "tomorrow"}, "invalid_timestamp", "/at", "RFC 3339"),
+    ({"metadata": []}, "invalid_value", "/metadata", "an object or null, not an array"),
+    ({"metadata": "{}"}, "invalid_value", "/metadata", "an object or null, not a string"),
+]
+
+
 @pytest.mark.parametrize(
     ("members", "code", "pointer", "words"),
-    [
-        ({"amonut": "1"}, "unknown_member", "/amonut", "not known"),
-        ({"a/b~": "1"}, "unknown_member", "/a~1b~0", "not known"),
-        ({"customer_id": ...}, "missing_member", "/customer_id", "customer_id is missing"),
-        ({"customer_id": 7}, "invalid_value", "/customer_id", "a string, not a whole number"),
-        ({"customer_id": None}, "invalid_value", "/customer_id", "a string, not null"),
-        ({"amount": 1}, "invalid_amount", "/amount", "plain decimal string"),
-        ({"amount": Number("1.5")}, "invalid_amount", "/amount", "plain decimal string"),
-        ({"amount": None}, "invalid_amount", "/amount", "plain decimal string"),
-        ({"items": [{"amount": []}]}, "invalid_amount", "/items/0/amount", "plain decimal"),
-        ({"items": [{"amount": "1", "max": 1}]}, "invalid_amount", "/items/0/max", "plain"),
-        ({"items": [{"amount": "1"}, {}]}, "missing_member", "/items/1/amount", "missing"),
-        ({"items": [{"amount": "1", "x": 1}]}, "unknown_member", "/items/0/x", "not known"),
-        ({"items": {}}, "invalid_value", "/items", "an array, not an object"),
-        ({"items": [1]}, "invalid_value", "/items/0", "an object, not a whole number"),
-        ({"expires_in": 0}, "invalid_value", "/expires_in", ">= 1"),
-        ({"expires_in": 86_401}, "invalid_value", "/expires_in", "<= 86400"),
-        ({"expires_in": "600"}, "invalid_value", "/expires_in", "whole number, not a string"),
-        ({"expires_in": Number("600.5")}, "invalid_value", "/expires_in", "whole number"),
-        ({"expires_in": True}, "invalid_value", "/expires_in", "whole number, not true or false"),
-        ({"expires_in": 10**30}, "invalid_value", "/expires_in", "<= 86400"),
-        ({"above_hold": "maybe"}, "invalid_value", "/above_hold", "one of: deny, take"),
-        ({"above_hold": 1}, "invalid_value", "/above_hold", "one of: deny, take"),
-        ({"reference": "123456"}, "invalid_value", "/reference", "length <= 5"),
-        ({"reference": 1}, "invalid_value", "/reference", "a string or null"),
-        ({"final": "true"}, "invalid_value", "/final", "true or false, not a string"),
-        ({"at": "tomorrow"}, "invalid_timestamp", "/at", "RFC 3339"),
-        ({"metadata": []}, "invalid_value", "/metadata", "an object or null, not an array"),
-        ({"metadata": "{}"}, "invalid_value", "/metadata", "an object or null, not a string"),
-    ],
+    MISTAKES,
 )
 def test_decode_mistake_has_a_code_a_place_and_words(
     members: dict[str, Any], code: str, pointer: str, words: str
@@ -434,21 +380,21 @@ def test_metadata_keeps_order_and_numbers() -> None:
     assert parse.metadata({}) == "{}"
 
 
-@pytest.mark.parametrize(
-    ("value", "is_fine"),
-    [
-        ({str(n): n for n in range(50)}, True),
-        ({str(n): n for n in range(51)}, False),
-        ({"a": {"b": {"c": {"d": {"e": {"f": {"g": {}}}}}}}}, True),
-        ({"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {}}}}}}}}}, False),
-        ({"a": [[[[[[[]]]]]]]}, True),
-        ({"a": [[[[[[[[]]]]]]]]}, False),
-        ({"a": "x" * (16_384 - 8)}, True),
-        ({"a": "x" * (16_384 - 7)}, False),
-        ({"a": "é" * 8_188}, True),
-        ({"a": "é" * 8_189}, False),
-    ],
-)
+FREE: list[tuple[dict[str, Any], bool]] = [
+    ({str(n): n for n in range(50)}, True),
+    ({str(n): n for n in range(51)}, False),
+    ({"a": {"b": {"c": {"d": {"e": {"f": {"g": {}}}}}}}}, True),
+    ({"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {}}}}}}}}}, False),
+    ({"a": [[[[[[[]]]]]]]}, True),
+    ({"a": [[[[[[[[]]]]]]]]}, False),
+    ({"a": "x" * (16_384 - 8)}, True),
+    ({"a": "x" * (16_384 - 7)}, False),
+    ({"a": "é" * 8_188}, True),
+    ({"a": "é" * 8_189}, False),
+]
+
+
+@pytest.mark.parametrize(("value", "is_fine"), FREE)
 def test_metadata_limits(value: dict[str, Any], is_fine: bool) -> None:
     if is_fine:
         assert json.loads(parse.metadata(value)) == value
