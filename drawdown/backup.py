@@ -39,6 +39,8 @@ COMPRESSION_LEVEL: Final = 1  # more costs far more time than it saves room
 SEEDED: Final = frozenset({"assets"})
 """Tables that a migration fills: replaced by a restore."""
 
+NOT_OWNER: Final = "this needs the login that owns the schema: set DRAWDOWN_OWNER_DATABASE_URL"
+
 Told = Callable[[str, int], None]
 """Hears of each table that is done, with its rows."""
 
@@ -138,6 +140,8 @@ async def _write(owner: Connection, archive: zipfile.ZipFile, told: Told) -> Man
             await owner.execute(queries.migrations_lock)
         except asyncpg.UndefinedTableError as error:
             raise BackupError("this database has no schema: there is nothing to back up") from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise BackupError(NOT_OWNER) from error
         except asyncpg.LockNotAvailableError as error:
             raise BackupError("a migration is running: try again when it has ended") from error
         await owner.execute(queries.copy_settings)
@@ -197,7 +201,10 @@ async def restore(owner: Connection, file: Path, manifest: Manifest, told: Told)
     with _reading(file) as archive:
         async with owner.transaction():
             await owner.execute(queries.copy_settings)
-            await owner.execute(queries.installation_lock)
+            try:
+                await owner.execute(queries.installation_lock)
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise BackupError(NOT_OWNER) from error
             here = await _empty_tables(owner, manifest)
             for table in here:
                 if table.name in SEEDED:

@@ -4,10 +4,14 @@ A tick only says "look": each job finds what is not done yet, and a lease decide
 ticks may be late, missed or doubled, and every process may have its own clock.
 """
 
+import asyncio
 import logging
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from apscheduler.job import Job as Entry  # pyright: ignore[reportMissingTypeStubs]
 from apscheduler.schedulers.asyncio import (  # pyright: ignore[reportMissingTypeStubs]
     AsyncIOScheduler,
 )
@@ -34,33 +38,62 @@ TIMETABLE: Final = (
 )
 
 OBSERVE_EVERY: Final = timedelta(seconds=5)
+LOOK_SECONDS: Final = 5.0
+JUMP_SECONDS_MIN: Final = 2.0
+"""A smaller step of the host's clock makes a tick no later than that."""
 
 
 class Clock:
     """Ticks for every job of `runner`, the first at once."""
 
-    def __init__(self, runner: Runner, watch: Watch) -> None:
+    def __init__(
+        self, runner: Runner, watch: Watch, *, wall: Callable[[], float] = time.time
+    ) -> None:
+        """`wall` is the host's clock, by which the scheduler goes."""
         # It would warn of a tick that comes while the last run still goes on: that is no fault.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        self._wall = wall
+        self._look: asyncio.Task[None] | None = None
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        now = datetime.now(UTC)
-        for job in runner.jobs.values():
-            self._add(runner.tick, job.name, every=job.every, first=now)
-        self._add(runner.observe, watch, every=OBSERVE_EVERY, first=now)
+        self._entries = [
+            self._add(runner.tick, job.name, every=job.every) for job in runner.jobs.values()
+        ]
+        self._entries.append(self._add(runner.observe, watch, every=OBSERVE_EVERY))
 
     def start(self) -> None:
         """Begin to tick in the running loop."""
         self._scheduler.start()
+        self._look = asyncio.create_task(self._look_for_jumps(), name="clock")
 
     def stop(self) -> None:
         """No more ticks. Runs under way go on: see `Runner.stop`."""
-        if self._scheduler.running:
+        if self._look is not None:
+            self._look.cancel()
             self._scheduler.shutdown(wait=False)
+            self._look = None
 
-    def _add(self, call: object, argument: object, *, every: timedelta, first: datetime) -> None:
-        self._scheduler.add_job(  # pyright: ignore[reportUnknownMemberType]
-            call, "interval", (argument,), seconds=every.total_seconds(), next_run_time=first
+    def _add(self, call: object, argument: object, *, every: timedelta) -> Entry:
+        return self._scheduler.add_job(  # pyright: ignore[reportUnknownMemberType]
+            call,
+            "interval",
+            (argument,),
+            seconds=every.total_seconds(),
+            next_run_time=datetime.now(UTC),
         )
+
+    async def _look_for_jumps(self) -> None:
+        """Tick at once when the host's clock was set: set back, the next tick would be far off."""
+        loop = asyncio.get_running_loop()
+        offset = self._wall() - loop.time()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            found = self._wall() - loop.time()
+            if abs(found - offset) > JUMP_SECONDS_MIN:
+                for entry in self._entries:
+                    entry.modify(  # pyright: ignore[reportUnknownMemberType]
+                        next_run_time=datetime.now(UTC)
+                    )
+            offset = found

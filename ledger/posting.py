@@ -19,7 +19,8 @@ CANONICAL_VERSION: Final = "v1"
 
 def epoch_us(at: datetime) -> int:
     """Microseconds since 1970, exact."""
-    return (at - _EPOCH) // MICROSECOND
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def notes_digest(notes: Notes) -> bytes:
@@ -35,18 +36,18 @@ def canonical(customer_no: int, journal: Journal) -> bytes:
     charge|debt|late flag|origin|notes digest|key, then asset|debit|credit|amount|lot|debt a line.
     Absent = empty. The key is printable ASCII and stands last, so no field can pose as another.
     """
-    refs = (journal.hold_no, journal.grant_no, journal.lot_no, journal.charge_seq, journal.debt_no)
     digest = journal.notes_digest.hex() if journal.notes_digest else ""
+    # Numbers count from 1, so nothing that is there is dropped by `or`.
     head = (
         f"{CANONICAL_VERSION}|{customer_no}|{journal.seq}|{journal.kind}"
         f"|{epoch_us(journal.effective_at)}|{epoch_us(journal.created_at)}"
         f"|{journal.book_date}|{journal.late_for or ''}"
-        f"|{'|'.join('' if ref is None else str(ref) for ref in refs)}"
+        f"|{journal.hold_no or ''}|{journal.grant_no or ''}|{journal.lot_no or ''}"
+        f"|{journal.charge_seq or ''}|{journal.debt_no or ''}"
         f"|{'t' if journal.is_late else 'f'}|{journal.origin}|{digest}|{journal.request_key or ''}"
     )
     lines = [
-        f"{t.asset}|{t.debit}|{t.credit}|{t.amount}"
-        f"|{'' if t.lot_no is None else t.lot_no}|{'' if t.debt_no is None else t.debt_no}"
+        f"{t.asset}|{t.debit}|{t.credit}|{t.amount}|{t.lot_no or ''}|{t.debt_no or ''}"
         for t in journal.transfers
     ]
     return "\n".join((head, *lines)).encode()
@@ -58,7 +59,8 @@ def chain_hash(prev_hash: bytes, canonical_bytes: bytes) -> bytes:
 
 def book_day(effective_at: datetime, settings: Settings) -> tuple[date, str | None]:
     """The accounting day of a fact, and the closed month it came late for, if it did."""
-    day = effective_at.astimezone(settings.books_time_zone).date()
+    zone = settings.books_time_zone
+    day = (effective_at if zone is UTC else effective_at.astimezone(zone)).date()
     if settings.closed_through is None or day > settings.closed_through:
         return day, None
     return settings.closed_through + timedelta(days=1), f"{day:%Y-%m}"

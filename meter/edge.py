@@ -41,6 +41,17 @@ ANYONE: Final = Key(
 )
 """Who asks on a route without a scope."""
 
+PREFLIGHT: Final = Reply(
+    204,
+    b"",
+    (
+        (b"access-control-allow-methods", b"GET"),
+        (b"access-control-allow-headers", b"authorization, x-request-id, traceparent"),
+        (b"access-control-max-age", b"600"),
+    ),
+)
+"""Browsers of the allowed origins may read, and no more."""
+
 _HOLDS: Final = "/v1/holds/"
 
 
@@ -70,6 +81,9 @@ class Edge:
         extra = [(b"x-request-id", request_id.encode()), (b"traceparent", trace.header)]
         if self.cors and (origin := headers.get(b"origin")) in self.cors:
             extra += [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+            if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                await _send(send, PREFLIGHT, extra)
+                return
         path = scope["path"]
         found = self.match(path) if scope["method"] == "POST" else None
         if found is not None:

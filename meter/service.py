@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -90,7 +90,9 @@ class Service:
         self.keys = Keys(pool)
         self._numbers: dict[str, int] = {}
         self._assets: dict[str, customers.AssetAnswer] = {}
-        self._settings = Settings(scales={}, books_time_zone=config.books_time_zone)
+        zone = config.books_time_zone
+        self._zone = UTC if zone.key == "UTC" else zone
+        self._settings = Settings(scales={}, books_time_zone=self._zone)
         self.batcher = Batcher(
             pool,
             render,
@@ -131,7 +133,7 @@ class Service:
         self._assets = {asset.code: asset for asset in assets}
         self._settings = Settings(
             scales={asset.code: asset.scale for asset in assets},
-            books_time_zone=config.books_time_zone,
+            books_time_zone=self._zone,
             hold_lifetime_max=config.hold_lifetime_max,
             signup_amount=config.signup_amount,
             signup_expires_in=config.signup_expires_in,

@@ -1,6 +1,7 @@
 """The service on a socket, in this process, and a client that speaks for one API key."""
 
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,13 +11,17 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
+import jsonschema_rs
 import msgspec
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from jobs.runner import Runner
+from jobs.schedule import TIMETABLE
 from ledger import customers
 from meter.app import create_app
 from meter.auth import new_key
+from meter.problems import CODES
 from meter.server import Server
 from meter.service import Config, Service
 from sql.pool import Connection, Pool, transaction
@@ -24,6 +29,7 @@ from tests.servers import Database, connected
 
 SANDBOX: Final = Config(is_sandbox=True)
 STOP_SECONDS_MAX: Final = 10
+PROBLEM: Final = "application/problem+json"
 
 _keys = count(1)
 
@@ -55,7 +61,7 @@ class Answer:
     @property
     def code(self) -> str | None:
         """The problem code; None if this is no problem."""
-        is_problem = self.headers.get("content-type") == "application/problem+json"
+        is_problem = self.headers.get("content-type") == PROBLEM
         return self.body["code"] if is_problem else None
 
     @property
@@ -190,6 +196,43 @@ class Api:
 
 
 @dataclass(frozen=True)
+class World:
+    """A customer with one of everything, and what the parameters of paths may be."""
+
+    customer_id: str
+    ids: Mapping[str, str]
+
+    def path(self, template: str, **other: str) -> str:
+        """A path whose parameters name this customer's things, or `other` ones."""
+        given = {**self.ids, **other}
+        return re.sub(r"{(\w+)}", lambda match: quote(given[match[1]], safe=""), template)
+
+
+async def furnish(api: Api, customer_id: str = "acme") -> World:
+    """Make a customer who has something of every kind that a route can name."""
+    await api.customer(customer_id, name=f"{customer_id} Ltd", email="books@example.com")
+    grant = await api.grant("1000", customer_id)
+    hold = await api.reserve("100", customer_id, reference="job-1")
+    key = fresh_key()
+    charge = await api.post("/v1/consume", {"customer_id": customer_id, "amount": "30"}, key=key)
+    assert charge.status == 201, charge
+    journals = await api.get(f"/v1/journals?customer_id={quote(customer_id, safe='')}&limit=1")
+    spare = await api.post("/v1/keys", {"name": "spare", "scopes": ["usage:read"]}, key=None)
+    ids = {
+        "customer_id": customer_id,
+        "grant_id": grant["id"],
+        "hold_id": hold["id"],
+        "charge_id": charge.body["id"],
+        "journal_id": journals.body["data"][0]["id"],
+        "key_id": spare.body["id"],
+        "key": key,
+        "code": "tokens",
+        "name": "sweep",
+    }
+    return World(customer_id, ids)
+
+
+@dataclass(frozen=True)
 class Running:
     """A service that answers, and the client of its first key, which may do everything."""
 
@@ -200,6 +243,68 @@ class Running:
     @property
     def port(self) -> int:
         return self.server.port
+
+
+class Described:
+    """What the OpenAPI document promises of each route; `check` holds an answer against it."""
+
+    def __init__(self, document: Any) -> None:
+        self.document = document
+        self._validators: dict[str, jsonschema_rs.Validator] = {}
+
+    @classmethod
+    async def of(cls, api: Api) -> "Described":
+        answer = await api.get("/openapi.json")
+        assert answer.status == 200, answer
+        return cls(answer.body)
+
+    def operations(self) -> Iterator[tuple[str, str, Any]]:
+        """Method, path template and description of every route."""
+        for path, methods in self.document["paths"].items():
+            for method, operation in methods.items():
+                yield method.upper(), path, operation
+
+    def check(self, method: str, path: str, answer: Answer) -> None:
+        """Assert that status, type, problem code and every member are declared for the route."""
+        responses = self.document["paths"][path][method.lower()]["responses"]
+        told = (method, path, answer)
+        declared = responses.get(str(answer.status))
+        assert declared is not None, told
+        kind = answer.headers["content-type"].partition(";")[0]
+        assert kind in declared["content"], told
+        if kind.endswith("json"):
+            validator = self._validator(declared["content"][kind]["schema"])
+            errors = [error.message for error in validator.iter_errors(answer.body)]
+            assert errors == [], told
+        if kind == PROBLEM:
+            check_problem(answer)
+            assert f"`{answer.code}`" in declared["description"], told
+
+    def _validator(self, schema: Any) -> jsonschema_rs.Validator:
+        name = repr(schema)
+        if name not in self._validators:
+            whole = {**schema, "components": self.document["components"]}
+            self._validators[name] = jsonschema_rs.Draft202012Validator(whole)
+        return self._validators[name]
+
+
+def check_problem(answer: Answer) -> None:
+    """Assert the form that every refusal has, whatever the route."""
+    body = answer.body
+    assert answer.headers["content-type"] == PROBLEM, answer
+    assert body["status"] == answer.status, answer
+    known = CODES[body["code"]]
+    assert answer.status in known.statuses, answer
+    assert (body["title"], body["retryable"]) == (known.title, known.retryable), answer
+    assert body["type"].endswith(f"/{body['code']}"), answer
+    assert body["detail"], answer
+    assert body["request_id"], answer
+    for error in body["errors"]:
+        assert error.keys() == {"pointer", "code", "detail"}, answer
+        assert error["pointer"] == "" or error["pointer"].startswith("/"), answer
+    assert (answer.status in (429, 503)) == ("retry-after" in answer.headers), answer
+    assert (answer.status == 401) == ("www-authenticate" in answer.headers), answer
+    assert (answer.status == 405) == ("allow" in answer.headers), answer
 
 
 @asynccontextmanager
@@ -222,6 +327,7 @@ async def serving(
         await customers.make_installation(conn, mode=mode, books_time_zone="UTC")
         admin = await new_key(conn, name="admin", scopes=["admin"])
     service = await Service.start(pool, config)
+    service.jobs = runner = Runner(service, TIMETABLE)
     server = Server()
     await server.start(create_app(service, hot_first=hot_first), "127.0.0.1", 0)
     try:
@@ -230,6 +336,7 @@ async def serving(
             yield Running(service, server, api)
     finally:
         await server.stop(STOP_SECONDS_MAX)
+        await runner.stop()
         await service.close()
 
 

@@ -22,6 +22,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 KNOWN_ERRORS = (
     *(BackupError, DatabaseFault, LeaseHeld, LeaseLost, MigrationError, ServerError),
     *(ServerRefused, StartError, asyncpg.PostgresError, OSError),
+    asyncpg.exceptions.ClientConfigurationError,  # an address that can't be read
 )
 """Errors whose message says what to do. All others are faults of ours and show where."""
 

@@ -8,6 +8,8 @@
 -- For the proofs' own transaction: plans that read whole tables, and the time to do so.
 SELECT
     set_config('enable_seqscan', 'on', true),
+    set_config('enable_hashjoin', 'on', true),
+    set_config('enable_mergejoin', 'on', true),
     set_config('plan_cache_mode', 'auto', true),
     set_config('jit', 'off', true),
     set_config('work_mem', '64MB', true),

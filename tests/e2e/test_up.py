@@ -40,6 +40,14 @@ def data() -> Generator[Path]:
     shutil.rmtree(made)
 
 
+@pytest.fixture(scope="module")
+def books() -> Generator[Path]:
+    """A data folder that stories share, each starting and stopping its service."""
+    made = open_folder()
+    yield made / "data"
+    shutil.rmtree(made)
+
+
 class Process:
     """A `drawdown` command that runs on: `up`, `serve` or `work`."""
 
@@ -147,11 +155,11 @@ async def without_schema(databases: Databases) -> AsyncGenerator[Database]:
 # The embedded database
 
 
-async def test_up_sandbox_serves_stops_and_finds_its_books_again(data: Path) -> None:
-    async with running("up", "--sandbox", "--port", "0", "--data", data) as process:
+async def test_up_sandbox_serves_stops_and_finds_its_books_again(books: Path) -> None:
+    async with running("up", "--sandbox", "--port", "0", "--data", books) as process:
         await process.ready()
-        file = sandbox(data)
-        assert stat.S_IMODE((data / "sandbox.json").stat().st_mode) == 0o600
+        file = sandbox(books)
+        assert stat.S_IMODE((books / "sandbox.json").stat().st_mode) == 0o600
         assert file["url"] == process.url
         assert process.url.startswith("http://127.0.0.1:")
         assert file.keys() == {"url", "api_key", "database_url"}
@@ -166,47 +174,44 @@ async def test_up_sandbox_serves_stops_and_finds_its_books_again(data: Path) -> 
             ran = await api.post("/v1/jobs/sweep/run", key=None)
             assert (ran.status, ran.body["error"]) == (200, None)
             assert (await api.post("/v1/jobs/nope/run", key=None)).code == "job_not_found"
-        server = PidFile.read(data / "postgres")
+        server = PidFile.read(books / "postgres")
         assert server is not None
 
         assert await process.end(signal.SIGTERM) == 0
-        assert not (data / "sandbox.json").exists()
+        assert not (books / "sandbox.json").exists()
         assert not is_running(server.pid)
 
-    async with running("up", "--sandbox", "--port", "0", "--data", data) as process:
+    async with running("up", "--sandbox", "--port", "0", "--data", books) as process:
         await process.ready()
         async with client(process.url, file["api_key"]) as old:
             assert (await old.get("/v1/jobs")).code == "key_revoked"
-            api = old.of(sandbox(data)["api_key"])
+            api = old.of(sandbox(books)["api_key"])
             assert await api.posted() == ("10", "4", "6")
         assert await process.end(signal.SIGINT) == 0
 
-    async with running("up", "--port", "0", "--data", data) as process:
-        assert await process.end() == 1
-        code, _, error = await command("up", "--port", "0", "--data", data)
-        assert code == 1
-        assert error.count("\n") == 1
-        assert "this database is a sandbox: start it with `drawdown up --sandbox`" in error
+    code, _, error = await command("up", "--port", "0", "--data", books)
+    assert code == 1
+    assert "drawdown: this database is a sandbox: start it with `drawdown up --sandbox`" in error
 
 
-async def test_up_after_a_kill_takes_over_the_database_it_left(data: Path) -> None:
-    arguments = ("up", "--sandbox", "--port", "0", "--data", data)
+async def test_up_after_a_kill_takes_over_the_database_it_left(books: Path) -> None:
+    arguments = ("up", "--sandbox", "--port", "0", "--data", books)
     async with running(*arguments) as process:
         await process.ready()
-        left = PidFile.read(data / "postgres")
+        left = PidFile.read(books / "postgres")
         assert left is not None
-        async with client(process.url, sandbox(data)["api_key"]) as api:
-            await api.customer("acme")
-            await api.grant("10")
+        async with client(process.url, sandbox(books)["api_key"]) as api:
+            await api.customer("killed")
+            await api.grant("10", "killed")
         assert await process.end(signal.SIGKILL) == -signal.SIGKILL
     assert is_running(left.pid)
-    assert (data / "sandbox.json").exists(), "nobody could remove it"
+    assert (books / "sandbox.json").exists(), "nobody could remove it"
 
     async with running(*arguments) as process:
         await process.ready()
-        assert PidFile.read(data / "postgres") == left
-        async with client(process.url, sandbox(data)["api_key"]) as api:
-            assert await api.posted() == ("10", "0", "10")
+        assert PidFile.read(books / "postgres") == left
+        async with client(process.url, sandbox(books)["api_key"]) as api:
+            assert await api.posted("killed") == ("10", "0", "10")
         second, _, error = await command(*arguments)
         assert second == 1
         assert f"in use by the drawdown with pid {process.process.pid}:" in error
@@ -214,20 +219,20 @@ async def test_up_after_a_kill_takes_over_the_database_it_left(data: Path) -> No
     assert not is_running(left.pid)
 
 
-async def test_backup_beside_the_service_is_restored_into_a_new_folder(data: Path) -> None:
-    file, other = data.with_name("books.backup"), data.with_name("other")
-    async with running("up", "--sandbox", "--port", "0", "--data", data) as process:
+async def test_backup_beside_the_service_is_restored_into_a_new_folder(books: Path) -> None:
+    file, other = books.with_name("books.backup"), books.with_name("other")
+    async with running("up", "--sandbox", "--port", "0", "--data", books) as process:
         await process.ready()
-        async with client(process.url, sandbox(data)["api_key"]) as api:
-            await api.customer("acme")
-            await api.grant("10")
-            code, out, error = await command("backup", file, "--data", data, "--json")
+        async with client(process.url, sandbox(books)["api_key"]) as api:
+            await api.customer("saved")
+            await api.grant("10", "saved")
+            code, out, error = await command("backup", file, "--data", books, "--json")
             assert code == 0, error
             made = json.loads(out)
-            await api.consume("1")
+            await api.consume("1", "saved")
         assert await process.end(signal.SIGTERM) == 0
 
-    damaged = data.with_name("damaged.backup")
+    damaged = books.with_name("damaged.backup")
     damaged.write_bytes(file.read_bytes()[:-100])
     code, _, error = await command("restore", damaged, "--data", other)
     assert code == 1
@@ -245,7 +250,7 @@ async def test_backup_beside_the_service_is_restored_into_a_new_folder(data: Pat
     async with running("up", "--sandbox", "--port", "0", "--data", other) as process:
         await process.ready()
         async with client(process.url, sandbox(other)["api_key"]) as api:
-            assert await api.posted() == ("10", "0", "10")
+            assert await api.posted("saved") == ("10", "0", "10")
         assert await process.end(signal.SIGTERM) == 0
 
 

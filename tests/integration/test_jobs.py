@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from jobs import forget, runner
+from jobs import forget, runner, schedule
 from jobs.leases import LeaseLost, take
 from jobs.runner import Counts, Job, Run, Runner
 from jobs.schedule import TIMETABLE, Clock
@@ -326,6 +327,37 @@ async def test_clock_ticks_again_and_again_and_stops(service: Service) -> None:
     await only.stop()
     errors = [run["error"] for run in await runs_of(service.pool)]
     assert errors == [None] * len(errors)
+
+
+class Looks:
+    """Counts how often the jobs were observed."""
+
+    def __init__(self) -> None:
+        self.count, self.once = 0, asyncio.Event()
+
+    def job_overdue(self, job: str, seconds: float) -> None:
+        pass
+
+    def holds_overdue(self, count: int) -> None:
+        self.count += 1
+        self.once.set()
+
+
+async def test_clock_ticks_on_when_the_clock_of_the_host_is_set_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "OBSERVE_EVERY", DAY)
+    monkeypatch.setattr(schedule, "LOOK_SECONDS", 0.01)
+    shift, looks = 0.0, Looks()
+    clock = Clock(Runner(service, []), looks, wall=lambda: time.time() + shift)
+    clock.start()
+    async with asyncio.timeout(10):
+        await looks.once.wait()
+        looks.once.clear()
+        shift = -3_600.0
+        await looks.once.wait()
+    clock.stop()
+    assert looks.count == 2
 
 
 async def test_overdue_counts_from_the_last_success(service: Service) -> None:
