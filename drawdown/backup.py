@@ -267,7 +267,7 @@ def _reading(file: Path) -> Generator[zipfile.ZipFile]:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, msgspec.MsgspecError) as error:
         raise BackupError(f"{file} is damaged or no backup: {error}") from error
-    except (NotImplementedError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         # What zipfile says to flags and methods that we never write.
         raise BackupError(f"{file} is damaged or no backup: {error}") from error
     except OSError as error:

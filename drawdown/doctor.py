@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 import asyncpg
+from asyncpg import Record
 from msgspec import Struct
 
 from drawdown.database import Database, connected
@@ -45,7 +46,7 @@ async def examine(
     """Look at everything. `zone`: the books' time zone as the environment names it, if it does."""
     try:
         async with connected(database.dsn) as conn:
-            found = [await _server(conn), await _logins(database, conn)]
+            found = [await _server(conn), await _logins(conn)]
             found.append(await _pooler(database))
             found.append(await _role_settings(conn))
             found.append(await _connections(conn, settings))
@@ -71,14 +72,12 @@ async def _server(conn: Connection) -> Finding:
     return Finding("server", "ok", f"PostgreSQL {version} keeps what it has acknowledged")
 
 
-async def _logins(database: Database, conn: Connection) -> Finding:
-    async with _short(conn):
-        row = await conn.fetchrow(queries.logins_read)
-    assert row is not None, "a SELECT without FROM has one row"
+async def _logins(conn: Connection) -> Finding:
+    row = await _login(conn)
     login = row["login"]
     if row["is_superuser"]:
         return Finding("logins", "warn", f"the service is the superuser {login}: give it a login")
-    if row["is_owner"] or not database.has_two_logins:
+    if row["is_owner"]:
         return Finding(
             "logins",
             "warn",
@@ -177,23 +176,38 @@ async def _jobs(conn: Connection) -> Finding:
     return Finding("jobs", "ok", "every job is in time")
 
 
+async def _login(conn: Connection) -> Record:
+    async with _short(conn):
+        row = await conn.fetchrow(queries.logins_read)
+    assert row is not None, "a SELECT without FROM has one row"
+    return row
+
+
 async def _restored(owner: Connection) -> list[Finding]:
     """What a restore must have left: its epoch, sequences that go on, books that are proved."""
     async with _short(owner):
-        epoch = await owner.fetchval(queries.epoch_read)
-        behind = [row["name"] for row in await owner.fetch(queries.sequences_behind)]
-    failures = await prove(owner, chain=True)
-    return [
-        Finding("epoch", "ok", f"epoch {epoch}")
-        if (epoch or 0) > 1
-        else Finding("epoch", "fail", "this database was not made by `drawdown restore`"),
-        Finding("sequences", "fail", f"would give numbers again: {', '.join(behind)}")
-        if behind
-        else Finding("sequences", "ok", "go on after the highest number"),
-        Finding("books", "fail", f"NOT proved, {len(failures)} failures: see `drawdown verify`")
-        if failures
-        else Finding("books", "ok", "proved, every hash too"),
+        epoch: int = await owner.fetchval(queries.epoch_read) or 0
+    found = [
+        Finding("epoch", "ok", f"restored: epoch {epoch}")
+        if epoch > 1
+        else Finding("epoch", "fail", "this database was not made by `drawdown restore`")
     ]
+    found.append(await _sequences(owner))
+    if failures := await prove(owner, chain=True):
+        told = f"NOT proved, {len(failures)} failures: see `drawdown verify`"
+        return [*found, Finding("books", "fail", told)]
+    return [*found, Finding("books", "ok", "proved, every hash too")]
+
+
+async def _sequences(owner: Connection) -> Finding:
+    row = await _login(owner)
+    if not (row["is_owner"] or row["is_superuser"]):
+        return Finding("sequences", "warn", "not seen: set DRAWDOWN_OWNER_DATABASE_URL")
+    async with _short(owner):
+        behind = [row["name"] for row in await owner.fetch(queries.sequences_behind)]
+    if behind:
+        return Finding("sequences", "fail", f"would give numbers again: {', '.join(behind)}")
+    return Finding("sequences", "ok", "go on after the highest number")
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from time import perf_counter
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import structlog
 
@@ -85,6 +85,10 @@ class Edge:
                 await _send(send, PREFLIGHT, extra)
                 return
         path = scope["path"]
+        if "\ufffd" in path and not _is_utf8(scope["raw_path"]):
+            # Decoded with a stand-in, two different ids would become one.
+            await _send(send, _problem(UNREADABLE, request_id), extra)
+            return
         found = self.match(path) if scope["method"] == "POST" else None
         if found is not None:
             route, ids = found
@@ -179,6 +183,19 @@ class Edge:
 INTERNAL: Final = ProblemError(
     500, "internal", "Something went wrong on our side. Nothing was written for this request."
 )
+
+
+UNREADABLE: Final = ProblemError(
+    400, "malformed", "The path is not readable: percent-encoded UTF-8 is expected."
+)
+
+
+def _is_utf8(raw_path: bytes) -> bool:
+    try:
+        unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _problem(error: ProblemError, request_id: str) -> Reply:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from os import environ
+from time import monotonic
 from typing import IO, Any, Final
 
 import aiohttp
@@ -53,6 +54,8 @@ class Op:
     failures: list[str] = field(default_factory=list[str])
     """What came of the tries before the answer: `503 code`, or the name of an error."""
     answer: Answer | None = None
+    seconds: float = 0.0
+    """From the first try to the answer."""
 
 
 class Load:
@@ -119,10 +122,11 @@ class Load:
 
     async def _ask(self, api: Api, op: Op) -> Answer:
         self.ops.append(op)
+        began = monotonic()
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             while (answer := await try_once(api, op)) is None:
                 await asyncio.sleep(PAUSE_SECONDS)
-        op.answer = answer
+        op.answer, op.seconds = answer, monotonic() - began
         self.acked += 1
         async with self._moved:
             self._moved.notify_all()

@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from meter.http import customers, hot, operate, reads
+from meter.http import batch, customers, hot, operate, reads
 from meter.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
     *hot.ROUTES,
+    *batch.ROUTES,
     *customers.ROUTES,
     *reads.ROUTES,
     *operate.ROUTES,

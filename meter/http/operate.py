@@ -100,7 +100,9 @@ async def list_jobs(call: Call) -> Reply:
     jobs = call.service.jobs
     at = place(call, "jobs")
     found = [] if jobs is None else list(await jobs.timetable())
-    return page(call, "jobs", found[: at.limit], None)
+    first = at.after or 0
+    end = first + at.limit
+    return page(call, "jobs", found[first:end], end if len(found) > end else None)
 
 
 async def run_job(call: Call) -> Reply:

@@ -16,8 +16,8 @@ from ledger.reads import BalanceAnswer, UnknownCustomer, Unsettled
 from ledger.records import JournalAnswer, RequestAnswer
 from meter import parse
 from meter.http.customers import answer
-from meter.http.hot import owned
 from meter.http.paging import LIMIT, Page, link, next_cursor, page, place
+from meter.http.readers import owned
 from meter.problems import ProblemError
 from meter.route import Call, Handler, Query, Reply, Route
 from meter.service import customer_missing

@@ -16,7 +16,7 @@ import pytest
 from drawdown.backup import MANIFEST, BackupError, Manifest, backup, inspect, restore
 from drawdown.database import Database as Address
 from drawdown.database import bring_up_to_date
-from drawdown.doctor import examine
+from drawdown.doctor import Finding, examine
 from drawdown.settings import load
 from ledger import customers
 from ledger.proofs import prove
@@ -278,3 +278,13 @@ async def test_doctor_warns_of_one_login_for_both(database: Database) -> None:
     assert found["logins"].state == "warn"
     assert "it could change history" in found["logins"].detail
     assert found["role settings"].state == "warn"
+
+
+async def test_doctor_with_the_service_s_login_alone_is_content(database: Database) -> None:
+    alone = Address(database.dsn, database.dsn, None)
+    found = {x.name: x for x in await examine(alone, load({}), None, after_restore=True)}
+    assert found["logins"] == Finding(
+        "logins", "ok", "the service is drawdown_app and owns no table"
+    )
+    assert found["sequences"].state == "warn"
+    assert found["books"].state == "ok"
