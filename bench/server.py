@@ -10,6 +10,7 @@ from typing import Any
 import uvloop
 from msgspec.structs import replace
 
+from drawdown.up import collect_less
 from ledger.ids import parse_id
 from meter import parse
 from meter.app import HOT_OPERATIONS, create_app
@@ -87,6 +88,7 @@ async def serve(variant: str, dsn: str, pool_size: int) -> None:
             if route.operation in HOT_OPERATIONS
         ]
         app = Edge(service, routes, app)
+    collect_less()
     server = Server()
     await server.start(app, "127.0.0.1", 0)
     sys.stdout.write(f"{server.port}\n")

@@ -6,6 +6,7 @@ second signal ends; the listener closed; all that has arrived answered; the data
 """
 
 import asyncio
+import gc
 import ipaddress
 import os
 import signal
@@ -233,6 +234,7 @@ async def open_service(
     try:
         installation = await _installation(pool, settings, plan)
         service = await Service.start(pool, config_of(settings, installation))
+        collect_less()
         try:
             yield service
         finally:
@@ -242,6 +244,13 @@ async def open_service(
             await asyncio.wait_for(pool.close(), CLOSE_SECONDS_MAX)
         except TimeoutError:
             pool.terminate()
+
+
+def collect_less() -> None:
+    """Look for garbage cycles less often: requests leave next to none, and looking cost 8 %."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _close(service: Service) -> None:

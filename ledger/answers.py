@@ -178,6 +178,7 @@ def _lots(books: Books, draws: list[Draw], scale: int) -> list[LotAmount]:
 def charge_answer(
     books: Books, charge: Charge, scale: int, account: Account | None = None
 ) -> ChargeAnswer:
+    """A charge as it is shown; with `account`, the balance beside it."""
     return ChargeAnswer(
         id=books.public("chg", charge.seq),
         customer_id=books.customer_id,
@@ -204,6 +205,7 @@ def hold_answer(
     account: Account | None = None,
     charge: Charge | None = None,
 ) -> HoldAnswer:
+    """A hold as it is shown; `charge` is that of this call."""
     return HoldAnswer(
         id=books.public("hld", hold.hold_no),
         customer_id=books.customer_id,
@@ -239,6 +241,7 @@ def reversal_answer(
     created_at: datetime,
     reason: str | None,
 ) -> ReversalAnswer:
+    """A reversal as it is shown, with the charge as it stands now."""
     scale = account.scale
     return ReversalAnswer(
         id=books.public("rev", seq),

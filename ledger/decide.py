@@ -60,6 +60,7 @@ def decide(
 
 
 def decide_one(books: Books, request: Request, settings: Settings, now: datetime) -> Outcome:
+    """Answer one request on the books of its customer; what time has done comes first."""
     key = request.key
     if key is not None:
         seen = books.answered.get(key)

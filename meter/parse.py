@@ -21,6 +21,7 @@ __all__ = [
     "Body",
     "Number",
     "amount",
+    "amount_text",
     "customer_id",
     "decode",
     "fingerprint",
@@ -38,6 +39,7 @@ METADATA_MEMBERS_MAX: Final = 50
 METADATA_DEPTH_MAX: Final = 8
 METADATA_BYTES_MAX: Final = 16_384
 CUSTOMER_ID_BYTES_MAX: Final = 255
+SCALE_MAX: Final = 12
 YEAR_MIN: Final = 1970
 YEAR_MAX: Final = 2200
 
@@ -165,6 +167,23 @@ def amount(text: str, scale: int, pointer: str, *, allow_zero: bool = False) -> 
         name = pointer.rpartition("/")[2]
         raise ProblemError(422, "amount_out_of_range", f"{name} must be above 0.", pointer=pointer)
     return value
+
+
+def amount_text(text: str, pointer: str, *, allow_zero: bool = False) -> str:
+    """An amount of an asset that only the books know: its form, and that it is above 0.
+
+    Its decimals and its size are checked there. Raises ProblemError 422 as `amount` does.
+    """
+    try:
+        parse_amount(text, SCALE_MAX)
+    except AmountError as error:
+        if error.code == "invalid_amount":
+            name = pointer.rpartition("/")[2]
+            raise ProblemError(422, error.code, f"{name} {error}.", pointer=pointer) from None
+    if not allow_zero and not text.strip("0."):
+        name = pointer.rpartition("/")[2]
+        raise ProblemError(422, "amount_out_of_range", f"{name} must be above 0.", pointer=pointer)
+    return text
 
 
 _NOT_IN_ID = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")

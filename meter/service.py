@@ -239,8 +239,11 @@ class Service:
                 for row in due
             ]
             results = await asyncio.gather(*waiting)
-            settled += sum(result.status == 200 for result in results)
-            if len(due) < SETTLE_CHUNK and all(result.status == 200 for result in results):
+            done = sum(result.status == 200 for result in results)
+            settled += done
+            # Busy: more steps are due than one request posts, so there is more to do.
+            busy = sum(result.code == "busy" for result in results)
+            if busy == 0 and (done == 0 or len(due) < SETTLE_CHUNK):
                 break
         return {"customers": settled}
 

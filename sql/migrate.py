@@ -46,8 +46,8 @@ _LOCK = f"SELECT pg_advisory_xact_lock({0x64726177}, {0x646F776E})"
 _FILE_NAME = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
 
 ROLE_SETTINGS = {
-    # Plans are made once, on tables that may be empty: always by index, never a plan per call. A hash
-    # or merge join would read all of a customer's rows to find a few.
+    # Plans are made once, on tables that may be empty: always by index, never a plan per call. A
+    # hash or merge join would read all of a customer's rows to find a few.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",

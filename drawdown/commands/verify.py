@@ -1,24 +1,18 @@
 """`drawdown verify`: proves the books."""
 
-import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 import click
 import msgspec
 from msgspec import Struct
 
-from drawdown.embedded import Embedded
-from drawdown.server_files import ServerError
+from drawdown.commands.options import data_option, run
+from drawdown.database import connected, opened
 from drawdown.settings import Settings, load
 from ledger.proofs import FAILURES_MAX, Check, Failure, prove
-from sql.errors import DatabaseFault
-from sql.migrate import MigrationError, pending
-from sql.pool import connect
+from sql.migrate import pending
 
 
 class Line(Struct, frozen=True):
@@ -34,26 +28,14 @@ class Line(Struct, frozen=True):
 @click.command(epilog="Example: drawdown verify --chain")
 @click.option("--chain", is_flag=True, help="Also make every hash anew from the stored rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
-@click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The data folder of an embedded database, running or not. Left out: DATABASE_URL.",
-)
+@data_option("The folder of an embedded database, running or not.")
 @click.pass_context
 def verify(ctx: click.Context, chain: bool, as_json: bool, data: Path | None) -> None:
     """Prove the books: every invariant, in one snapshot, beside the running service.
 
     Exit code 1 if one is broken. Nothing is written and no writer waits.
     """
-    settings = load(os.environ)
-    if data is None and settings.database_url is None and settings.owner_database_url is None:
-        raise click.UsageError("name a database: set DATABASE_URL, or use --data DIR")
-    if data is not None and not (data / "postgres").is_dir():
-        raise click.ClickException(f"{data} holds no embedded database")
-    try:
-        lines = asyncio.run(_verify(settings, data, chain=chain, is_quiet=as_json))
-    except (DatabaseFault, MigrationError, ServerError, asyncpg.PostgresError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    lines = run(_verify(load(os.environ), data, chain=chain, is_quiet=as_json))
     broken = [line for line in lines if not line.ok]
     if as_json:
         report = {"ok": not broken, "checks": lines}
@@ -78,33 +60,14 @@ async def _verify(
         if not is_quiet:
             click.echo(_text(line))
 
-    async with _database(settings, data) as dsn:
-        conn = await connect(dsn)
-        try:
-            if lacking := await pending(conn):
-                raise click.ClickException(
-                    f"this database lacks {lacking[0]}: run `drawdown migrate` first"
-                )
-            began = time.perf_counter()
-            await prove(conn, chain=chain, told=told)
-        finally:
-            await conn.close()
+    async with opened(settings, data) as database, connected(database.dsn) as conn:
+        if lacking := await pending(conn):
+            raise click.ClickException(
+                f"this database lacks {lacking[0]}: run `drawdown migrate` first"
+            )
+        began = time.perf_counter()
+        await prove(conn, chain=chain, told=told)
     return lines
-
-
-@asynccontextmanager
-async def _database(settings: Settings, data: Path | None) -> AsyncGenerator[str]:
-    """Where the books are. An embedded database that was not running is stopped at the end."""
-    if data is None:
-        dsn = settings.database_url or settings.owner_database_url
-        assert dsn is not None, "checked by the caller"
-        yield dsn
-        return
-    embedded = await Embedded.join(data, settings.embedded_user)
-    try:
-        yield embedded.dsn
-    finally:
-        await embedded.stop()
 
 
 def _text(line: Line) -> str:

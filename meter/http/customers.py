@@ -110,6 +110,7 @@ def _overage(call: Call, wanted: bodies.CustomerBody, number: int) -> Request:
 
 
 async def get_customer(call: Call) -> Reply:
+    """A customer with its overage policy."""
     number = await call.service.customer_no(call, call.ids[0])
     async with transaction(call.service.pool) as conn:
         found = await customers.read(conn, number, call.service.credit_scale("credits"))
@@ -119,6 +120,7 @@ async def get_customer(call: Call) -> Reply:
 
 
 async def list_customers(call: Call) -> Reply:
+    """Customers, newest first, with the filters of the query."""
     status = call.query.get("status")
     if status not in {None, "open", "closed"}:
         raise ProblemError(422, "invalid_query", "status is open or closed.")
@@ -137,6 +139,7 @@ async def list_customers(call: Call) -> Reply:
 
 
 async def close_customer(call: Call) -> Reply:
+    """Refuse new holds, charges and grants from now on; what remains is in the answer."""
     assert call.body is not None
     parse.decode(call.body, bodies.CloseBody)
     request = CloseCustomer(
@@ -168,6 +171,7 @@ async def make_token(call: Call) -> Reply:
 
 
 async def put_asset(call: Call) -> Reply:
+    """Make an asset of credits, or change the scale of one that nobody has used yet."""
     code = call.ids[0]
     assert call.body is not None
     wanted = parse.decode(call.body, bodies.AssetBody)
@@ -189,6 +193,7 @@ async def put_asset(call: Call) -> Reply:
 
 
 async def list_assets(call: Call) -> Reply:
+    """All assets, currencies included."""
     at = place(call, "assets")
     async with transaction(call.service.pool) as conn:
         found = [asset for asset in await customers.assets(conn) if asset.code > (at.after or "")]

@@ -123,8 +123,7 @@ def read_capture(call: Call, ids: Sequence[str], body: Body, common: dict[str, A
     wanted = parse.decode(body, bodies.CaptureBody)
     amount = None
     if wanted.amount is not UNSET:
-        amount = wanted.amount
-        parse.amount(amount, 12, "/amount", allow_zero=True)
+        amount = parse.amount_text(wanted.amount, "/amount", allow_zero=True)
     customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
     return Capture(
         customer_no=customer_no,
@@ -152,8 +151,7 @@ def read_extend(call: Call, ids: Sequence[str], body: Body, common: dict[str, An
         raise ProblemError(422, "missing_member", "Send expires_in, add, or both.")
     add = None
     if wanted.add is not UNSET:
-        add = wanted.add.amount
-        parse.amount(add, 12, "/add/amount")
+        add = parse.amount_text(wanted.add.amount, "/add/amount")
         if common["key"] is None:
             raise parse.key_missing()
     customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
@@ -167,8 +165,7 @@ def read_reverse(call: Call, ids: Sequence[str], body: Body, common: dict[str, A
     wanted = parse.decode(body, bodies.ReverseBody)
     amount = None
     if wanted.amount is not UNSET:
-        amount = wanted.amount
-        parse.amount(amount, 12, "/amount")
+        amount = parse.amount_text(wanted.amount, "/amount")
     customer_no, seq = owned(call, "chg", ids[0], "charge_not_found")
     return Reverse(
         customer_no=customer_no,

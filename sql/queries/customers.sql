@@ -7,7 +7,7 @@ FROM customer_directory
 WHERE customer_id = any($1::text[]);
 
 -- customers_make --
--- Makes those customers that do not exist yet. Sorted: two makers of the same ids must not deadlock.
+-- Makes those customers that do not exist yet. Sorted: makers of the same ids must not deadlock.
 WITH made AS (
     INSERT INTO customer_directory (customer_id)
     SELECT id FROM unnest($1::text[]) AS id ORDER BY id
@@ -81,7 +81,7 @@ WHERE
 a.scale = excluded.scale
 OR (
     NOT a.is_money
-    AND NOT EXISTS (SELECT 1 FROM accounts AS used WHERE used.asset = a.asset)
+    AND NOT EXISTS (SELECT 1 FROM accounts AS used WHERE used.asset = excluded.asset) -- noqa: RF01
 )
 RETURNING asset, scale, is_money, created_at, xmax = 0 AS is_new;
 

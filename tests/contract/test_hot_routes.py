@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from itertools import count
 from typing import Any
 
@@ -46,7 +47,7 @@ def fresh() -> str:
     return f"name-{next(_names)}"
 
 
-Raw = bytes | Callable[[], AsyncIterator[bytes]] | None
+Raw = bytes | Callable[[], AsyncIterator[bytes] | BytesIO] | None
 
 
 @dataclass
@@ -213,12 +214,21 @@ async def test_order_of_refusals(pair: Pair, template: str) -> None:
 
 
 @pytest.mark.parametrize("template", HOT)
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "HEAD", "TRACE"])
 async def test_other_methods(pair: Pair, template: str, method: str) -> None:
     for who in ("admin", None):
         answer = await pair.send(method, pair.path(template), who=who)
         assert answer.status == 405
         assert answer.headers["allow"] == "POST"
+
+
+async def test_preflights(pair: Pair) -> None:
+    for origin in (ORIGIN, "https://evil.example.com"):
+        for template in HOT:
+            headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            answer = await pair.send("OPTIONS", pair.path(template), headers=headers, who=None)
+            assert answer.status == 204
+            assert "POST" not in answer.headers.get("access-control-allow-methods", "")
 
 
 @pytest.mark.parametrize(
@@ -359,9 +369,9 @@ async def test_body_sizes(pair: Pair, template: str) -> None:
 
     key = {"Idempotency-Key": fresh()}
     path = pair.path(template)
-    fits = await pair.send("POST", path, b"{" + b" " * (limit - 1), headers=key)
+    fits = await pair.send("POST", path, lambda: BytesIO(b"{" + b" " * (limit - 1)), headers=key)
     assert fits.code == "malformed"
-    for raw in (b"{" + b" " * limit, lambda: chunks(limit + 65_536)):
+    for raw in (lambda: BytesIO(b"{" + b" " * limit), lambda: chunks(limit + 65_536)):
         with suppress(aiohttp.ClientOSError):  # the server may hang up on what it does not read
             answer = await pair.send("POST", path, raw, headers=key)
             assert (answer.status, answer.code) == (413, "body_too_large")
@@ -401,7 +411,7 @@ async def test_idempotency_keys(pair: Pair, template: str) -> None:
     missing = await pair.send("POST", path, raw)
     expected = "idempotency_key_missing" if template in KEYED else "unknown_member"
     assert missing.code == expected
-    for key in ("k" * 256, "\u00e9", '"', '"a', 'a"b"\x7f', '"\\a"', "\tx\ty", '""'):
+    for key in ("k" * 256, "\u00e9", '"', '"a', '"a"b', '"\\a"', "x\ty", '""'):
         headers = {"Idempotency-Key": key}
         answer = await pair.send("POST", path, raw, headers=headers)
         assert (answer.status, answer.code) == (422, "invalid_idempotency_key"), key
@@ -421,7 +431,7 @@ async def test_successes_replays_and_reuse(pair: Pair) -> None:
             assert first.status in (200, 201), first
             again = await pair.post(template, WORKS[template], key=f'"{key}"', who=who)
             assert (again.status, again.raw) == (first.status, first.raw)
-            assert again.is_replayed == (template in KEYED or "charge" not in first.body)
+            assert again.is_replayed
             other = {**WORKS[template], "amount": "2"}
             if not template.endswith(("/void", "/extend")):
                 reused = await pair.post(template, other, key=key, who=who)

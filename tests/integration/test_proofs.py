@@ -659,12 +659,13 @@ async def test_verify_of_broken_books_names_the_customer_and_exits_1(
     ]
 
 
-def test_verify_without_a_database_is_wrong_usage(
+def test_verify_without_a_database_says_how_to_name_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
 
-    assert run(["verify"]) == 2
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert run(["verify"]) == 1
     assert "set DATABASE_URL, or use --data DIR" in capsys.readouterr().err
     assert run(["verify", "--data", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"drawdown: {tmp_path} holds no embedded database\n"

@@ -48,7 +48,6 @@ class State:
     wallet: int = 0
     holds: frozenset[tuple[str, str, int, int]] = frozenset()
     """id, status, captured, remaining"""
-    answered: frozenset[tuple[str, bytes]] = frozenset()
 
     @property
     def held(self) -> int:
@@ -68,14 +67,10 @@ def step(state: State, call: Call) -> State | None:
     if call.verb == "read hold":
         known = holds.get(call.hold)
         return state if known is not None and known[1:] == seen.state else None
-    first = dict(state.answered).get(call.key)
-    if first is not None or seen.is_replayed:
-        return state if seen.is_replayed and first == seen.raw else None
+    if seen.is_replayed:
+        return state
     after = _act(state, holds, call)
-    if after is None or (seen.status < 400 and seen.balance != after.balance):
-        return None
-    answered = state.answered | {(call.key, seen.raw)}
-    return State(after.wallet, after.holds, answered)
+    return None if after is None or (seen.status < 400 and seen.balance != after.balance) else after
 
 
 def _act(state: State, holds: dict[str, tuple[str, str, int, int]], call: Call) -> State | None:
@@ -118,6 +113,7 @@ def _act(state: State, holds: dict[str, tuple[str, str, int, int]], call: Call) 
 def explain(calls: Sequence[Call], start: State = State()) -> str | None:  # noqa: B008 (frozen)
     """None if the calls are linearizable; else the first calls that no order explains."""
     calls = sorted(calls, key=lambda call: call.started)
+    keys = [_same_key(calls, call) for call in calls]
     every = (1 << len(calls)) - 1
     best = 0
     tried: set[tuple[int, State]] = set()
@@ -129,6 +125,9 @@ def explain(calls: Sequence[Call], start: State = State()) -> str | None:  # noq
         if done.bit_count() > best.bit_count():
             best = done
         for place in _may_come_next(calls, done):
+            is_first = not done & keys[place]
+            if is_first == calls[place].seen.is_replayed:
+                continue  # a replay before the first answer, or a second answer
             after = step(state, calls[place])
             if after is not None:
                 path = (done | 1 << place, after)
@@ -137,6 +136,16 @@ def explain(calls: Sequence[Call], start: State = State()) -> str | None:  # noq
                     paths.append(path)
     left = [call for place, call in enumerate(calls) if not best >> place & 1]
     return f"{best.bit_count()} of {len(calls)} calls explained; then none of {left[:12]}"
+
+
+def _same_key(calls: Sequence[Call], call: Call) -> int:
+    """The other calls (a bit each) whose first answer a replay of this one would repeat."""
+    found = 0
+    for place, other in enumerate(calls):
+        is_twin = other is not call and other.key == call.key and not other.seen.is_replayed
+        if is_twin and (other.seen.raw == call.seen.raw or not call.seen.is_replayed):
+            found |= 1 << place
+    return found
 
 
 def _may_come_next(calls: Sequence[Call], done: int) -> list[int]:

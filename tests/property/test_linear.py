@@ -11,7 +11,7 @@ def granted(amount: int, posted: int, started: int, returned: int, key: str = "g
 
 
 def read(posted: int, started: int, returned: int) -> Call:
-    return Call("read", "", started, returned, Seen(200, balance=(posted, 0, posted)))
+    return Call("read", f"r{started}", started, returned, Seen(200, balance=(posted, 0, posted)))
 
 
 def test_calls_in_a_row_are_explained() -> None:

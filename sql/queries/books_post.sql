@@ -1,0 +1,297 @@
+-- Post what was decided on a batch of requests: the second half of the hot path.
+
+-- batch_post --
+-- Writes what almost every batch writes, each table once, with the final values of each row.
+-- $1: now.
+-- Numbers come as the text of an array: the driver looks at every element of a list (measured).
+WITH customers_moved AS (
+    UPDATE customers AS c
+    SET
+        last_no = v.last_no,
+        last_seq = v.last_seq,
+        last_hash = v.last_hash,
+        last_created_at = v.last_created_at,
+        next_due_at = v.next_due_at
+    FROM unnest(
+        $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::bytea[], $6::timestamptz[],
+        $7::timestamptz[]
+    ) AS v (customer_no, last_no, last_seq, last_hash, last_created_at, next_due_at)
+    WHERE c.customer_no = v.customer_no
+),
+
+accounts_moved AS (
+    UPDATE accounts AS a
+    SET
+        wallet_debits = a.wallet_debits + v.m[1],
+        wallet_credits = a.wallet_credits + v.m[2],
+        wallet_pending = a.wallet_pending + v.m[3],
+        upcoming_debits = a.upcoming_debits + v.m[4],
+        upcoming_credits = a.upcoming_credits + v.m[5],
+        purchased_debits = a.purchased_debits + v.m[6],
+        purchased_credits = a.purchased_credits + v.m[7],
+        granted_debits = a.granted_debits + v.m[8],
+        granted_credits = a.granted_credits + v.m[9],
+        burned_debits = a.burned_debits + v.m[10],
+        burned_credits = a.burned_credits + v.m[11],
+        expired_debits = a.expired_debits + v.m[12],
+        expired_credits = a.expired_credits + v.m[13],
+        owed_debits = a.owed_debits + v.m[14],
+        owed_credits = a.owed_credits + v.m[15],
+        billed_debits = a.billed_debits + v.m[16],
+        billed_credits = a.billed_credits + v.m[17],
+        uncovered_owe = a.uncovered_owe + v.m[18],
+        uncovered_bill = a.uncovered_bill + v.m[19]
+    FROM (
+        SELECT
+            customer_no,
+            asset,
+            moves::numeric[] AS m
+        FROM unnest($8::text::bigint[], $9::text[], $10::text[]) AS u (customer_no, asset, moves)
+        OFFSET 0  -- or the text would be read again for each column
+    ) AS v
+    WHERE a.customer_no = v.customer_no AND a.asset = v.asset
+),
+
+lots_moved AS (
+    UPDATE lots AS l
+    SET remaining = v.remaining, pinned = v.pinned
+    FROM unnest($11::text::bigint[], $12::text::bigint[], $13::text::bigint[], $14::text::bigint[])
+        AS v (customer_no, lot_no, remaining, pinned)
+    WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no
+),
+
+holds_made AS (
+    INSERT INTO holds (
+        customer_no, hold_no, asset, status, requested, amount, captured, uncovered, policy,
+        pin_lots, pin_amounts, steps, expires_at, created_at, reference, metadata
+    )
+    SELECT
+        customer_no, hold_no, asset, 'open', requested, amount, 0, uncovered, policy,
+        pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, $1::timestamptz, reference,
+        metadata
+    FROM unnest(
+        $15::text::bigint[], $16::text::bigint[], $17::text[], $18::text::bigint[],
+        $19::text::bigint[], $20::text::bigint[],
+        $21::text[], $22::text[], $23::text[], $24::timestamptz[], $25::text[], $26::text[]
+    ) AS v (
+        customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
+        expires_at, reference, metadata
+    )
+),
+
+holds_moved AS (
+    UPDATE holds AS h
+    SET
+        status = v.status,
+        amount = v.amount,
+        captured = v.captured,
+        uncovered = v.uncovered,
+        policy = v.policy,
+        pin_lots = v.pin_lots::bigint[],
+        pin_amounts = v.pin_amounts::bigint[],
+        steps = v.steps,
+        expires_at = v.expires_at,
+        ended_at = v.ended_at,
+        ended_created_at = v.ended_created_at
+    FROM unnest(
+        $27::text::bigint[], $28::text::bigint[], $29::text[], $30::text::bigint[],
+        $31::text::bigint[], $32::text::bigint[],
+        $33::text[], $34::text[], $35::text[], $36::text::integer[], $37::timestamptz[],
+        $38::timestamptz[], $39::timestamptz[]
+    ) AS v (
+        customer_no, hold_no, status, amount, captured, uncovered, policy, pin_lots, pin_amounts,
+        steps, expires_at, ended_at, ended_created_at
+    )
+    WHERE h.customer_no = v.customer_no AND h.hold_no = v.hold_no
+),
+
+journals_made AS (
+    INSERT INTO journals (
+        customer_no, seq, kind, effective_at, created_at, book_date, late_for, hold_no, grant_no,
+        lot_no, charge_seq, debt_no, is_late, origin, request_key, notes_digest, prev_hash, hash
+    )
+    SELECT *
+    FROM unnest(
+        $40::text::bigint[], $41::text::bigint[], $42::text[], $43::timestamptz[],
+        $44::timestamptz[],
+        $45::date[], $46::text[], $47::text::bigint[], $48::text::bigint[], $49::text::bigint[],
+        $50::text::bigint[],
+        $51::text::bigint[], $52::boolean[], $53::text[], $54::text[], $55::bytea[], $56::bytea[],
+        $57::bytea[]
+    )
+),
+
+transfers_made AS (
+    INSERT INTO transfers (
+        customer_no, seq, line, asset, debit, credit, amount, lot_no, debt_no
+    )
+    SELECT *
+    FROM unnest(
+        $58::text::bigint[], $59::text::bigint[], $60::text::integer[], $61::text[], $62::text[],
+        $63::text[],
+        $64::text::bigint[], $65::text::bigint[], $66::text::bigint[]
+    )
+)
+
+INSERT INTO requests (
+    customer_no, key, operation, fingerprint, status, body, trace_id, created_at
+)
+SELECT customer_no, key, operation, fingerprint, status, body, trace_id, $1::timestamptz
+FROM unnest(
+    $67::text::bigint[], $68::text[], $69::text[], $70::bytea[], $71::text::smallint[],
+    $72::bytea[],
+    $73::text[]
+) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
+
+-- customers_set --
+-- What seldom changes of a customer: policy, limit, sign-up mark, closing.
+UPDATE customers AS c
+SET
+    overage_policy = v.overage_policy,
+    overage_limit = v.overage_limit,
+    signup_due = v.signup_due,
+    closed_at = v.closed_at
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::boolean[], $5::timestamptz[])
+    AS v (customer_no, overage_policy, overage_limit, signup_due, closed_at)
+WHERE c.customer_no = v.customer_no;
+
+-- lots_reshape --
+-- Lots of which more changed than what they hold.
+UPDATE lots AS l
+SET
+    remaining = v.remaining,
+    pinned = v.pinned,
+    expired = v.expired,
+    voided = v.voided,
+    is_upcoming = v.is_upcoming,
+    voided_at = v.voided_at,
+    deferred_amount = v.deferred_amount,
+    deferred_units = v.deferred_units
+FROM unnest(
+    $1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::boolean[], $8::timestamptz[], $9::bigint[], $10::bigint[]
+) AS v (
+    customer_no, lot_no, remaining, pinned, expired, voided, is_upcoming, voided_at,
+    deferred_amount, deferred_units
+)
+WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no;
+
+-- accounts_open --
+-- The accounts of a customer's first use of an asset. Fewer rows than asked: the asset's scale is
+-- not what the request was read with.
+INSERT INTO accounts (customer_no, asset)
+SELECT v.customer_no, v.asset
+FROM unnest($1::bigint[], $2::text[], $3::smallint[]) AS v (customer_no, asset, scale)
+INNER JOIN (SELECT asset, scale FROM assets FOR SHARE) AS a
+    ON v.asset = a.asset AND v.scale = a.scale
+RETURNING customer_no;
+
+-- money_post --
+-- Moves the money accounts of a customer in one currency, made at first use. $3: debits and credits
+-- of cash, fees, refunds, disputed, deferred_revenue, revenue, breakage_revenue, tax, opening.
+INSERT INTO money_accounts AS m (
+    customer_no, asset, cash_debits, cash_credits, fees_debits, fees_credits, refunds_debits,
+    refunds_credits, disputed_debits, disputed_credits, deferred_revenue_debits,
+    deferred_revenue_credits, revenue_debits, revenue_credits, breakage_revenue_debits,
+    breakage_revenue_credits, tax_debits, tax_credits, opening_debits, opening_credits
+)
+SELECT
+    $1::bigint, $2::text, v.m[1], v.m[2], v.m[3], v.m[4], v.m[5], v.m[6], v.m[7], v.m[8], v.m[9],
+    v.m[10], v.m[11], v.m[12], v.m[13], v.m[14], v.m[15], v.m[16], v.m[17], v.m[18]
+FROM (SELECT $3::numeric[] AS m) AS v
+ON CONFLICT (customer_no, asset) DO UPDATE SET
+    cash_debits = m.cash_debits + excluded.cash_debits,
+    cash_credits = m.cash_credits + excluded.cash_credits,
+    fees_debits = m.fees_debits + excluded.fees_debits,
+    fees_credits = m.fees_credits + excluded.fees_credits,
+    refunds_debits = m.refunds_debits + excluded.refunds_debits,
+    refunds_credits = m.refunds_credits + excluded.refunds_credits,
+    disputed_debits = m.disputed_debits + excluded.disputed_debits,
+    disputed_credits = m.disputed_credits + excluded.disputed_credits,
+    deferred_revenue_debits = m.deferred_revenue_debits + excluded.deferred_revenue_debits,
+    deferred_revenue_credits = m.deferred_revenue_credits + excluded.deferred_revenue_credits,
+    revenue_debits = m.revenue_debits + excluded.revenue_debits,
+    revenue_credits = m.revenue_credits + excluded.revenue_credits,
+    breakage_revenue_debits = m.breakage_revenue_debits + excluded.breakage_revenue_debits,
+    breakage_revenue_credits = m.breakage_revenue_credits + excluded.breakage_revenue_credits,
+    tax_debits = m.tax_debits + excluded.tax_debits,
+    tax_credits = m.tax_credits + excluded.tax_credits,
+    opening_debits = m.opening_debits + excluded.opening_debits,
+    opening_credits = m.opening_credits + excluded.opening_credits;
+
+-- grants_make --
+-- New grants.
+INSERT INTO grants (
+    customer_no, grant_no, asset, amount, category, cost_amount, currency, priority, effective_at,
+    expires_at, recur_interval, recur_count, recur_anchor, rollover_max, rollover_expires_in,
+    next_start_at, voided_at, void_money, origin, journal_seq, created_at
+)
+SELECT *
+FROM unnest(
+    $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bigint[],
+    $7::text[], $8::smallint[], $9::timestamptz[], $10::timestamptz[], $11::text[],
+    $12::integer[], $13::timestamptz[], $14::bigint[], $15::bigint[], $16::timestamptz[],
+    $17::timestamptz[], $18::text[], $19::text[], $20::bigint[], $21::timestamptz[]
+);
+
+-- grants_move --
+-- Grants whose series moved on, or that were voided.
+UPDATE grants AS g
+SET next_start_at = v.next_start_at, voided_at = v.voided_at, void_money = v.void_money
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::text[])
+    AS v (customer_no, grant_no, next_start_at, voided_at, void_money)
+WHERE g.customer_no = v.customer_no AND g.grant_no = v.grant_no;
+
+-- lots_make --
+-- New lots, with what this batch already drew from them.
+INSERT INTO lots (
+    customer_no, lot_no, grant_no, asset, category, amount, remaining, pinned, expired, voided,
+    priority, effective_at, expires_at, created_at, is_upcoming, is_rollover, voided_at,
+    cost_amount, currency, deferred_amount, deferred_units
+)
+SELECT *
+FROM unnest(
+    $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::smallint[],
+    $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::boolean[],
+    $16::boolean[], $17::timestamptz[], $18::bigint[], $19::text[], $20::bigint[],
+    $21::bigint[]
+);
+
+-- debts_make --
+-- New debts.
+INSERT INTO debts (
+    customer_no, debt_no, asset, charge_seq, amount, repaid, cancelled, returned
+)
+SELECT *
+FROM unnest(
+    $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::bigint[]
+);
+
+-- debts_move --
+-- What was repaid, cancelled or returned of debts.
+UPDATE debts AS d
+SET repaid = v.repaid, cancelled = v.cancelled, returned = v.returned
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+    AS v (customer_no, debt_no, repaid, cancelled, returned)
+WHERE d.customer_no = v.customer_no AND d.debt_no = v.debt_no;
+
+-- hold_steps_make --
+-- What open holds had pinned before they changed.
+INSERT INTO hold_steps (customer_no, hold_no, step_no, at, pinned_before)
+SELECT *
+FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::timestamptz[], $5::bigint[]);
+
+-- notes_make --
+-- Free text beside journals.
+INSERT INTO notes (customer_no, seq, salt, reference, reason, metadata)
+SELECT *
+FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::text[], $5::text[], $6::text[]);
+
+-- reversed_charges_move --
+-- How much of a charge has been undone so far.
+INSERT INTO reversed_charges AS r (customer_no, charge_seq, reversed)
+SELECT *
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+ON CONFLICT (customer_no, charge_seq) DO UPDATE SET reversed = excluded.reversed;
