@@ -51,7 +51,7 @@ class State:
 
     @property
     def held(self) -> int:
-        return sum(remaining for *_, remaining in self.holds)
+        return sum([one[3] for one in self.holds])
 
     @property
     def balance(self) -> tuple[int, int, int]:
@@ -124,22 +124,30 @@ def explain(calls: Sequence[Call], start: State = State()) -> str | None:  # noq
             return None
         if done.bit_count() > best.bit_count():
             best = done
+        following: list[tuple[int, State]] = []
         for place in _may_come_next(calls, done):
             is_first = not done & keys[place]
             if is_first == calls[place].seen.is_replayed:
                 continue  # a replay before the first answer, or a second answer
             after = step(state, calls[place])
-            if after is not None:
-                path = (done | 1 << place, after)
-                if path not in tried:
-                    tried.add(path)
-                    paths.append(path)
+            if after is None:
+                continue
+            path = (done | 1 << place, after)
+            if after == state:
+                # It changes nothing and may be now: so it need not be tried later.
+                following = [path]
+                break
+            following.append(path)
+        paths += [path for path in following if path not in tried]
+        tried.update(following)
     left = [call for place, call in enumerate(calls) if not best >> place & 1]
     return f"{best.bit_count()} of {len(calls)} calls explained; then none of {left[:12]}"
 
 
 def _same_key(calls: Sequence[Call], call: Call) -> int:
     """The other calls (a bit each) whose first answer a replay of this one would repeat."""
+    if call.verb in {"read", "read hold"}:
+        return 0
     found = 0
     for place, other in enumerate(calls):
         is_twin = other is not call and other.key == call.key and not other.seen.is_replayed
