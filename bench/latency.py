@@ -54,7 +54,8 @@ async def idle(place: Place, runs: int, _seconds: int) -> list[Gate]:
 async def _one_by_one(
     child: Child, place: Place, customer: str, requests: int, path: str = "/v1/reserve"
 ) -> list[float]:
-    run, times = secrets.token_hex(6), []
+    run = secrets.token_hex(6)
+    times: list[float] = []
     client = await Client.connect(child.port, place.api_key)
     try:
         for number in range(requests):
@@ -155,6 +156,7 @@ async def _grow_past(place: Place, customer_no: int) -> None:
         "SELECT last_seq, last_created_at, last_hash FROM customers WHERE customer_no = $1",
         customer_no,
     )
+    assert last is not None
     async with owner.transaction():
         await owner.execute(
             """INSERT INTO journals (customer_no, seq, kind, effective_at, created_at, book_date,

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC
 from pathlib import Path
 from typing import Final
@@ -36,7 +36,7 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def place() -> AsyncIterator[Place]:
+async def place() -> AsyncGenerator[Place]:
     with tempfile.TemporaryDirectory(prefix="drawdown-bench-") as folder:
         # The server runs as another user when this is root.
         os.chmod(folder, 0o755)

@@ -29,6 +29,11 @@ async def no_op(_: Call) -> Reply:
     return NOTHING
 
 
+def _canonical(call: Call) -> bytes:
+    assert call.body is not None
+    return call.body.canonical
+
+
 class Naive:
     """One transaction a request, over a pool of its own."""
 
@@ -38,6 +43,7 @@ class Naive:
     async def run(self, statement: str, *arguments: Any) -> Reply:
         async with self.pool.acquire() as conn:
             row = await conn.fetchrow(statement, *arguments)
+        assert row is not None
         return Reply(row[0], row[1], (JSON,))
 
     async def reserve(self, call: Call) -> Reply:
@@ -46,7 +52,7 @@ class Naive:
             "SELECT * FROM naive_reserve($1, $2, $3, $4, $5)",
             await call.service.customer_no(call, wanted.customer_id),
             call.idempotency_key,
-            parse.fingerprint("reserve", (), call.body.canonical),
+            parse.fingerprint("reserve", (), _canonical(call)),
             parse.amount(wanted.amount, 9, "/amount"),
             wanted.expires_in,
         )
@@ -57,19 +63,21 @@ class Naive:
             "SELECT * FROM naive_consume($1, $2, $3, $4)",
             await call.service.customer_no(call, wanted.customer_id),
             call.idempotency_key,
-            parse.fingerprint("consume", (), call.body.canonical),
+            parse.fingerprint("consume", (), _canonical(call)),
             parse.amount(wanted.amount, 9, "/amount"),
         )
 
     async def capture(self, call: Call) -> Reply:
         parse.decode(call.body, bodies.CaptureBody)
-        number, no = parse_id("hld", call.ids[0])
+        found = parse_id("hld", call.ids[0])
+        assert found is not None
+        number, no = found
         return await self.run(
             "SELECT * FROM naive_capture($1, $2, $3, $4)",
             number,
             no,
             call.idempotency_key,
-            parse.fingerprint("capture", call.ids, call.body.canonical),
+            parse.fingerprint("capture", call.ids, _canonical(call)),
         )
 
 

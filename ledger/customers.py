@@ -117,6 +117,8 @@ async def assets(conn: Connection) -> list[AssetAnswer]:
 
 async def put_asset(conn: Connection, code: str, scale: int) -> tuple[AssetAnswer, bool] | None:
     """Make an asset or change an unused one: (asset, is new). None: in use with another scale."""
+    # A statement of its own: the next one's snapshot sees whom this one waited for.
+    await conn.execute(queries.asset_lock, code)
     row = await conn.fetchrow(queries.asset_put, code, scale)
     return None if row is None else (AssetAnswer(*tuple(row)[:4]), row[4])
 

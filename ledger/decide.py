@@ -132,6 +132,8 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
 
 
 def _set_overage(books: Books, request: SetOverage, settings: Settings, now: datetime) -> Outcome:
+    if (refused := usage.refuse_scale(request, "credits", settings)) is not None:
+        return refused
     if (books.policy, books.limit) != (request.policy, request.limit):
         books.policy, books.limit = request.policy, request.limit
         books.redefine()

@@ -10,18 +10,20 @@ from ledger.outcome import Outcome, refuse
 from ledger.posting import begin, finish, move, move_money
 from ledger.requests import GrantCredit, Recurrence, VoidGrant
 from ledger.revenue import deferred_after
-from ledger.settle import account_of, catch_up, grant_lot
+from ledger.settle import STEPS_MAX, account_of, catch_up, grant_lot
 from ledger.state import Books, Grant, Journal, Lot, Settings
-from ledger.usage import refuse_closed, repay
+from ledger.usage import refuse_start, repay
 
-PERIODS_BACK_MAX: Final = 240
-"""How many periods in the past a series may start: each is caught up in the same request."""
+STEPS_PER_PERIOD: Final = 3
+"""What time does at each start: a lot ends, the next one starts, debts are repaid."""
+STEPS_PER_ROLLOVER: Final = 3
+"""And with rollover: credit moves on; at its own end it runs out, and debts are repaid."""
 
 
 def grant(books: Books, request: GrantCredit, settings: Settings, now: datetime) -> Outcome:
     """Give credits: a lot now, later, or one per period."""
-    if (closed := refuse_closed(books)) is not None:
-        return closed
+    if (refused := refuse_start(books, request, request.asset, settings)) is not None:
+        return refused
     starts = request.effective_at or now
     if (wrong := _check_times(request, starts, now)) is not None:
         return wrong
@@ -38,7 +40,8 @@ def grant(books: Books, request: GrantCredit, settings: Settings, now: datetime)
     books.grants[given.grant_no] = given
     books.changed_grants[given.grant_no] = given
     books.due(given.next_start_at)
-    catch_up(books, settings, now)
+    if not catch_up(books, settings, now):
+        books.is_unsettled = True  # what follows in this batch comes again
     repay(books, settings, now)
     account = account_of(books, settings, request.asset)
     lots = _lots_of(books, given)
@@ -64,16 +67,23 @@ def _check_times(request: GrantCredit, starts: datetime, now: datetime) -> Outco
     if recurrence is None or starts > now:
         return None
     anchor, at = recurrence.anchor or starts, starts
-    for _ in range(PERIODS_BACK_MAX):
+    most = _periods_back_max(recurrence)
+    for _ in range(most):
         at = next_start(anchor, recurrence.interval, recurrence.count, at)
         if at > now:
             return None
     return refuse(
         422,
         "invalid_effective_at",
-        f"A recurring grant may start at most {PERIODS_BACK_MAX} of its periods in the past.",
+        f"A recurring grant may start at most {most} of its periods in the past.",
         pointer="/effective_at",
     )
+
+
+def _periods_back_max(recurrence: Recurrence) -> int:
+    """How many periods in the past a series may start: one request catches up on all of them."""
+    per_period = STEPS_PER_PERIOD + (STEPS_PER_ROLLOVER if recurrence.rollover else 0)
+    return STEPS_MAX // per_period
 
 
 def _make_grant(books: Books, request: GrantCredit, starts: datetime, now: datetime) -> Grant:

@@ -11,15 +11,22 @@ from ledger.overage import fits, hold_uncovered, insufficient, limit_left, polic
 from ledger.requests import Capture, Extend, Reserve, VoidHold
 from ledger.settle import account_of, end_hold, pinned_lots, release_uncovered
 from ledger.state import Account, Books, Charge, ChargeLine, Hold, HoldStep, Settings
-from ledger.usage import ChargeWriter, check_effective_at, refuse_closed, repay, source_at
+from ledger.usage import (
+    ChargeWriter,
+    check_effective_at,
+    refuse_closed,
+    refuse_start,
+    repay,
+    source_at,
+)
 
 CHARGES_SHOWN: Final = 20
 
 
 def reserve(books: Books, request: Reserve, settings: Settings, now: datetime) -> Outcome:
     """Set `amount` aside: available first, the rest promised under the policy, or 402."""
-    if (closed := refuse_closed(books)) is not None:
-        return closed
+    if (refused := refuse_start(books, request, request.asset, settings)) is not None:
+        return refused
     account = account_of(books, settings, request.asset)
     available = account.available
     left = limit_left(books, account)

@@ -38,7 +38,7 @@ from ledger.state import (
 from sql import queries
 from sql.pool import Connection
 
-LOTS_FIRST: Final = 2
+LOTS_FIRST: Final = 1
 """Lots of an asset loaded at first, in burn order: most requests draw on one."""
 LOTS_MORE: Final = 250
 """Loaded when the first are not enough, before everything is."""
@@ -142,13 +142,13 @@ async def load(
     }
     row = await conn.fetchrow(
         queries.books_load,
-        list(customers),
-        [no for no, _ in keys],
+        array_text(customers),
+        array_text(no for no, _ in keys),
         [key for _, key in keys],
-        [no for no, _ in holds],
-        [no for _, no in holds],
-        list({r.api_key_no for r in requests if r.api_key_no is not None}),
-        [LOTS_MORE if no in depths else LOTS_FIRST for no in customers],
+        array_text(no for no, _ in holds),
+        array_text(no for _, no in holds),
+        array_text({r.api_key_no for r in requests if r.api_key_no is not None}),
+        array_text(LOTS_MORE if no in depths else LOTS_FIRST for no in customers),
         DEBTS_FIRST,
     )
     assert row is not None
@@ -172,25 +172,31 @@ async def load(
     return Loaded(now, row["closed_through"], frozenset(row["dead_keys"] or ()))
 
 
+def array_text(numbers: Iterable[int]) -> str:
+    """Whole numbers as the text of an array: the driver looks at every element of a list."""
+    return f"{{{','.join(map(str, numbers))}}}"
+
+
 def _fill(
     customers: dict[int, Books], row: Record, scales: dict[str, int], depths: dict[int, Depth]
 ) -> None:
     for customer_no, key, fingerprint, status, body in row["answered"] or ():
         customers[customer_no].answered[key] = Answered(fingerprint, status, body)
-    for no, asset, wallet, pending, upcoming, owed, billed, owe, bill in row["accounts"] or ():
+    for no, asset, *numbers in row["accounts"] or ():
+        wallet, pending, upcoming, owed, billed, owe, bill = map(int, numbers)
         customers[no].accounts[asset] = Account(
             asset=asset,
             scale=scales[asset],
-            wallet=int(wallet),
-            pending=int(pending),
-            upcoming=int(upcoming),
-            owed=int(owed),
-            billed=int(billed),
-            uncovered_owe=int(owe),
-            uncovered_bill=int(bill),
-            pending_before=int(pending),
-            uncovered_owe_before=int(owe),
-            uncovered_bill_before=int(bill),
+            wallet=wallet,
+            pending=pending,
+            upcoming=upcoming,
+            owed=owed,
+            billed=billed,
+            uncovered_owe=owe,
+            uncovered_bill=bill,
+            pending_before=pending,
+            uncovered_owe_before=owe,
+            uncovered_bill_before=bill,
         )
     for lot_row in row["lots"] or ():
         books, lot = customers[lot_row[0]], read_lot(lot_row)

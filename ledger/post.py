@@ -11,6 +11,7 @@ from asyncpg import Record
 from msgspec import Struct
 
 from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
+from ledger.load import array_text
 from ledger.requests import Request
 from ledger.state import Account, Books, Grant, Hold, Lot
 from sql import queries
@@ -52,7 +53,7 @@ def _quick(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
     return [
         column
         if kind == "."
-        else f"{{{','.join(map(str, column))}}}"
+        else array_text(column)
         if kind == "i"
         else f"{{{','.join(map(_or_null, column))}}}"
         for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)

@@ -38,6 +38,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """Checked again under the lock: no effect commits under a key revoked before."""
     trace_id: str | None = None
     request_id: str = ""
+    scale: int | None = None
+    """Of the asset, as the edge knew it when it read the amounts. Checked against the books'."""
 
 
 class Reserve(Request, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from ledger.answers import Problem
-from ledger.decide import decide
-from ledger.load import Depth, Loaded, TooMuch, load, lock
+from ledger.decide import decide_one
+from ledger.load import Depth, Loaded, TooMuch, load, lock, look
 from ledger.outcome import Outcome, refuse
 from ledger.post import Reply, post
 from ledger.requests import Capture, Extend, Request, Reverse, VoidGrant, VoidHold
@@ -53,15 +53,17 @@ async def transact(
     None for its requests, nothing written for it. Raises what PostgreSQL raises, and ScaleChanged.
     """
     customers = await lock(conn, sorted({r.customer_no for r in requests}), wait=wait)
+    results: dict[int, Result] = {}
+    if absent := {r.customer_no for r in requests} - customers.keys():
+        # Held by somebody else, or an id that names a customer who does not exist.
+        held = {} if wait else await look(conn, sorted(absent))
+        nobody = absent - held.keys()
+        results = {id(r): _nobody(r, render) for r in requests if r.customer_no in nobody}
     mine = [r for r in requests if r.customer_no in customers]
-    if wait and len(mine) < len(requests):
-        # Waited for and not there: an id that names a customer who does not exist.
-        return [_nobody(request, render) for request in requests]
     if not mine:
-        return [None] * len(requests)
+        return [results.get(id(request)) for request in requests]
     decided = await _decide(conn, customers, mine, settings)
     bodies: dict[int, bytes] = {}
-    results: dict[int, Result] = {}
     replies: list[Reply] = []
     for request, outcome in zip(decided.requests, decided.outcomes, strict=True):
         first = outcome.first or outcome
@@ -81,18 +83,22 @@ async def transact(
 async def _decide(
     conn: Connection, customers: dict[int, Books], requests: list[Request], settings: Settings
 ) -> Deciding:
-    """Load and decide, with more rows each time that deciding asks for them."""
+    """Load and decide; again, with more rows, for the customers of whom they are missing."""
+    loaded = await load(conn, customers, requests, settings.scales)
+    live = msgspec.structs.replace(settings, closed_through=loaded.closed_through)
+    outcomes: dict[int, Outcome] = {}
     depths: dict[int, Depth] = {}
-    while True:
-        loaded = await load(conn, customers, requests, settings.scales, depths=depths)
-        live = msgspec.structs.replace(settings, closed_through=loaded.closed_through)
-        try:
-            outcomes = _decide_live(customers, requests, live, loaded)
-        except NeedMore as need:
-            depths[need.customer_no] = _deeper(need, depths.get(need.customer_no))
-            customers = await lock(conn, list(customers), wait=True)  # ours already: start over
-            continue
-        return Deciding(requests, outcomes, customers, loaded.now)
+    waiting = requests
+    while needs := _decide_live(customers, waiting, live, loaded, outcomes):
+        for no, need in needs.items():
+            depths[no] = _deeper(need, depths.get(no))
+        again = await lock(conn, sorted(needs), wait=True)  # ours already: start over
+        customers.update(again)
+        waiting = [request for request in waiting if request.customer_no in needs]
+        await load(conn, again, waiting, settings.scales, depths=depths)
+    return Deciding(
+        requests, [outcomes[id(request)] for request in requests], customers, loaded.now
+    )
 
 
 def _deeper(need: NeedMore, depth: Depth | None) -> Depth:
@@ -120,15 +126,25 @@ def _nobody(request: Request, render: Render) -> Result:
 
 
 def _decide_live(
-    customers: dict[int, Books], requests: list[Request], settings: Settings, loaded: Loaded
-) -> list[Outcome]:
-    dead = loaded.dead_keys
-    if not dead:
-        return decide(customers, requests, settings, loaded.now)
-    gone = refuse(401, "key_revoked", "This API key was revoked or has expired. Use another one.")
-    return [
-        gone
-        if request.api_key_no in dead
-        else decide(customers, [request], settings, loaded.now)[0]
-        for request in requests
-    ]
+    customers: dict[int, Books],
+    requests: list[Request],
+    settings: Settings,
+    loaded: Loaded,
+    outcomes: dict[int, Outcome],
+) -> dict[int, NeedMore]:
+    """Add the outcomes by request; returns of which customers more has to be loaded."""
+    needs: dict[int, NeedMore] = {}
+    for request in requests:
+        if request.customer_no in needs:
+            continue
+        if request.api_key_no in loaded.dead_keys:
+            outcomes[id(request)] = refuse(
+                401, "key_revoked", "This API key was revoked or has expired. Use another."
+            )
+            continue
+        books = customers[request.customer_no]
+        try:
+            outcomes[id(request)] = decide_one(books, request, settings, loaded.now)
+        except NeedMore as need:
+            needs[need.customer_no] = need
+    return needs

@@ -8,15 +8,15 @@ from ledger.burn_down import LATE_MAX, Source, merge, past, plan, present
 from ledger.outcome import Outcome, refuse
 from ledger.overage import fits, insufficient, limit_left, policy_for
 from ledger.posting import begin, finish, move
-from ledger.requests import Consume, Policy, Reverse
+from ledger.requests import Consume, Policy, Request, Reverse
 from ledger.settle import account_of, give_back, repay_debts
 from ledger.state import Account, Books, Charge, Debt, Draw, Journal, Lot, Settings
 
 
 def consume(books: Books, request: Consume, settings: Settings, now: datetime) -> Outcome:
     """Take `amount` at once: available first, then the policy, or 402 and nothing."""
-    if (closed := refuse_closed(books)) is not None:
-        return closed
+    if (refused := refuse_start(books, request, request.asset, settings)) is not None:
+        return refused
     if (wrong := check_effective_at(request.effective_at, now)) is not None:
         return wrong
     account = account_of(books, settings, request.asset)
@@ -37,6 +37,20 @@ def consume(books: Books, request: Consume, settings: Settings, now: datetime) -
         charge.reference, charge.metadata = request.notes.reference, request.notes.metadata
     repay(books, settings, now)
     return Outcome(201, charge_answer(books, charge, account.scale, account))
+
+
+def refuse_start(books: Books, request: Request, asset: str, settings: Settings) -> Outcome | None:
+    """Why nothing new may start now, if so: the customer is closed, or the amounts mean others."""
+    return refuse_closed(books) or refuse_scale(request, asset, settings)
+
+
+def refuse_scale(request: Request, asset: str, settings: Settings) -> Outcome | None:
+    """503 if the amounts were read with another scale than the asset has: read them again."""
+    if request.scale is None or request.scale == settings.scales.get(asset):
+        return None
+    return refuse(
+        503, "busy", f"The scale of {asset} has just been changed: send the same request again."
+    )
 
 
 def refuse_closed(books: Books) -> Outcome | None:

@@ -2,6 +2,7 @@
 
 import re
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 from litestar import Litestar, Request, Response
 from litestar import route as litestar_route
@@ -11,7 +12,7 @@ from litestar.exceptions import (
     NotFoundException,
 )
 
-from meter.edge import INTERNAL, App, Edge, Receive, Scope
+from meter.edge import INTERNAL, App, Edge, Receive, Scope, Send
 from meter.http import ROUTES
 from meter.http.hot import ROUTES as HOT
 from meter.problems import ProblemError
@@ -32,16 +33,19 @@ def create_app(service: Service, *, hot_first: bool = True) -> App:
         exception_handlers={Exception: _failed, HTTPException: _failed},
     )
     hot = [route for route in HOT if route.operation in HOT_OPERATIONS] if hot_first else []
-    return Edge(service, hot, cast("App", framework))
+    return Edge(service, hot, _with_options(cast("App", framework)))
 
 
 def _handler(route: Route) -> Any:
     """An ordinary Litestar handler over a route."""
+    pattern = _pattern(route)
 
     async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
         scope = cast("Scope", request.scope)
         edge: Edge = scope["drawdown"][0]
-        ids = tuple(request.path_params[name] for name in re.findall(r"{(\w+)}", route.path))
+        # From the path as it was sent: the framework tidies up the slashes in a key.
+        match = pattern.fullmatch(unquote(scope["raw_path"].decode("latin-1")))
+        ids = match.groups() if match else tuple(map(str, request.path_params.values()))
         reply = await edge.answer(
             route,
             ids,
@@ -53,9 +57,31 @@ def _handler(route: Route) -> Any:
         return _response(reply)
 
     handle.__name__ = f"{route.operation}_{route.method.lower()}"
-    path = re.sub(r"{(\w+)}", r"{\1:str}", route.path)
     method = cast("Any", route.method)
+    path = re.sub(r"{(\w+)}", r"{\1:str}", route.path).replace("{key:str}", "{key:path}")
     return litestar_route(path, http_method=[method], status_code=200)(handle)
+
+
+def _with_options(framework: App) -> App:
+    """The framework, but OPTIONS names all methods of a path: its own names those of one route."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_options = scope["type"] == "http" and scope["method"] == "OPTIONS"
+        methods = methods_of(scope["path"]) if is_options else set[str]()
+        if not methods:
+            await framework(scope, receive, send)
+            return
+        allowed = ", ".join(sorted({"OPTIONS", *methods})).encode()
+        await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", allowed)]})
+        await send({"type": "http.response.body", "body": b""})
+
+    return answer
+
+
+def _pattern(route: Route) -> re.Pattern[str]:
+    """What a path of this route looks like: only an idempotency key may hold slashes."""
+    path = re.escape(route.path).replace(r"\{key\}", "(.+)")
+    return re.compile(re.sub(r"\\{\w+\\}", "([^/]+)", path))
 
 
 def _response(reply: Reply) -> Response[bytes]:
@@ -92,8 +118,4 @@ def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
 
 def methods_of(path: str) -> set[str]:
     """The methods that a path answers."""
-    return {
-        route.method
-        for route in ROUTES
-        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", route.path), path)
-    }
+    return {route.method for route in ROUTES if _pattern(route).fullmatch(path)}

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import fields
 
 from meter.problems import CODES
 from meter.route import Route
@@ -172,7 +173,8 @@ def _operation(route: Route, schema_of: dict[int, dict[str, Any]]) -> dict[str, 
         if route.example is not None:
             content["examples"] = {"working": {"value": route.example}}
         described["requestBody"] = {
-            "required": bool(route.example),
+            # A body of which every member may be left out may be left out itself.
+            "required": any(member.required for member in fields(route.body)),
             "content": {"application/json": content},
         }
     return described

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -14,11 +15,13 @@ from ledger import customers
 from ledger.answers import Problem
 from ledger.customers import Installation
 from ledger.outcome import Outcome
+from ledger.post import ScaleChanged
 from ledger.requests import Request, Settle
 from ledger.state import Settings
 from ledger.transact import Result, transact
 from meter import parse
 from meter.auth import Keys
+from meter.directory import Directory
 from meter.hot_path import RETRIES_MAX, Batcher
 from meter.observe import Metrics
 from meter.problems import ProblemError, problem_body
@@ -29,8 +32,6 @@ from sql.pool import Connection, Pool, transaction
 
 T = TypeVar("T")
 
-CUSTOMERS_KNOWN_MAX: Final = 200_000
-"""How many ids a process remembers the numbers of (the mapping never changes)."""
 SETTLE_CHUNK: Final = 200
 SETTLE_ROUNDS_MAX: Final = 100
 
@@ -88,8 +89,10 @@ class Service:
         self.jobs: JobsPort | None = None
         self.is_draining = False
         self.keys = Keys(pool)
-        self._numbers: dict[str, int] = {}
+        self.directory = Directory(pool, signup_due=config.signup_amount is not None)
         self._assets: dict[str, customers.AssetAnswer] = {}
+        self._assets_at = 0.0
+        self._assets_lock = asyncio.Lock()
         zone = config.books_time_zone
         self._zone = UTC if zone.key == "UTC" else zone
         self._settings = Settings(scales={}, books_time_zone=self._zone)
@@ -117,6 +120,7 @@ class Service:
         """Answer what is queued and stop. The pool belongs to the caller."""
         await self.batcher.close()
         await self.keys.close()
+        await self.directory.close()
 
     def drain(self) -> None:
         """From now on not ready: load balancers look elsewhere, requests are still answered."""
@@ -127,9 +131,11 @@ class Service:
 
     async def refresh_assets(self) -> None:
         """Read the assets again: one was added, or met with another scale."""
+        began = monotonic()
         async with transaction(self.pool) as conn:
             assets = await customers.assets(conn)
         config = self.config
+        self._assets_at = began
         self._assets = {asset.code: asset for asset in assets}
         self._settings = Settings(
             scales={asset.code: asset.scale for asset in assets},
@@ -140,6 +146,16 @@ class Service:
             signup_priority=config.signup_priority,
         )
 
+    async def asset_scale(self, code: str, pointer: str = "/asset") -> int:
+        """`credit_scale`, of an asset too that another process has made meanwhile."""
+        if code not in self._assets:
+            asked = monotonic()
+            async with self._assets_lock:
+                # Who waited behind a reading that began later has its answer.
+                if self._assets_at < asked:
+                    await self.refresh_assets()
+        return self.credit_scale(code, pointer)
+
     def credit_scale(self, code: str, pointer: str = "/asset") -> int:
         """The scale of a credit asset; 422 for an unknown one or a currency."""
         asset = self._assets.get(code)
@@ -147,7 +163,7 @@ class Service:
             raise ProblemError(
                 422,
                 "invalid_asset",
-                f"{code!r} is not an asset of credits. PUT /v1/assets/{{code}} makes one.",
+                f"{code[:64]!r} is not an asset of credits. PUT /v1/assets/{{code}} makes one.",
                 pointer=pointer,
             )
         return asset.scale
@@ -173,37 +189,14 @@ class Service:
             if key.customer_id != customer_id:
                 raise customer_missing()
             return key.customer_no
-        number = self._numbers.get(customer_id)
-        if number is not None:
-            return number
-        parse.customer_id(customer_id, pointer)
-        return await self._find_customer(customer_id, makes=makes)
-
-    async def _find_customer(self, customer_id: str, *, makes: bool) -> int:
-        async with transaction(self.pool) as conn:
-            found = await customers.find(conn, [customer_id])
-        if customer_id not in found:
-            if not (makes and self.config.create_customers):
-                raise customer_missing()
-            found = {customer_id: (await self.make_customer(customer_id))[0]}
-        return self._remember(customer_id, found[customer_id])
-
-    def _remember(self, customer_id: str, number: int) -> int:
-        if len(self._numbers) >= CUSTOMERS_KNOWN_MAX:
-            self._numbers.clear()
-        self._numbers[customer_id] = number
+        number = self.directory.known(customer_id)
+        if number is None:
+            parse.customer_id(customer_id, pointer)
+            may_make = makes and self.config.create_customers
+            number = await self.directory.find(customer_id, makes=may_make)
+        if number is None:
+            raise customer_missing()
         return number
-
-    async def make_customer(self, customer_id: str) -> tuple[int, bool]:
-        """Create a customer unless it exists: its number, and whether it is new."""
-        due = self.config.signup_amount is not None
-        async with transaction(self.pool) as conn:
-            made = await customers.make(conn, [customer_id], signup_due=due)
-            found = made or await customers.find(conn, [customer_id])
-        if not found:  # made by another, committed after our snapshot
-            async with transaction(self.pool) as conn:
-                found = await customers.find(conn, [customer_id])
-        return self._remember(customer_id, found[customer_id]), bool(made)
 
     async def decide_in(self, conn: Connection, request: Request) -> Result:
         """Decide one request in the caller's transaction; a refusal is raised."""
@@ -215,10 +208,14 @@ class Service:
         return result
 
     async def retried(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run a transaction again after a conflict, in which nothing was written; bounded."""
+        """Run a transaction again after what wrote nothing: a conflict, or a changed scale."""
         for attempt in range(1, RETRIES_MAX + 1):
             try:
                 return await work()
+            except ScaleChanged:
+                await self.refresh_assets()
+                if attempt == RETRIES_MAX:
+                    raise
             except TransactionConflict:
                 self.metrics.retried("conflict")
                 if attempt == RETRIES_MAX:

@@ -56,7 +56,7 @@ def _class_of(faults: Faults) -> type[asyncpg.Connection]:
             fault = faults.next(query)
             if fault in {"40001", "40P01"}:
                 raising = f"DO $$ BEGIN RAISE 'injected' USING ERRCODE = '{fault}'; END $$"
-                await super().execute(raising)
+                await _Connection.execute(self, raising)
             result = None
             if fault == "cut":
                 self.terminate()
@@ -70,7 +70,9 @@ def _class_of(faults: Faults) -> type[asyncpg.Connection]:
             return result
 
         async def execute(self, query: str, *args: Any, **options: Any) -> Any:
-            return await self._sent(query, lambda: _Connection.execute(self, query, *args, **options))
+            return await self._sent(
+                query, lambda: _Connection.execute(self, query, *args, **options)
+            )
 
         async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
             return await self._sent(query, lambda: _Connection.fetch(self, query, *args, **options))

@@ -124,7 +124,7 @@ class Load:
         self.ops.append(op)
         began = monotonic()
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            while (answer := await try_once(api, op)) is None:
+            while (answer := await try_once(api, op)) is None:  # noqa: ASYNC110 (a caller's pause)
                 await asyncio.sleep(PAUSE_SECONDS)
         op.answer, op.seconds = answer, monotonic() - began
         self.acked += 1
@@ -160,7 +160,7 @@ async def try_once(api: Api, op: Op) -> Answer | None:
 
 async def account_for(load: Load, database: Database) -> None:
     """Assert that the books hold every answered request exactly once, and nothing else."""
-    async with connected(database.dsn) as conn:
+    async with connected(database.superuser_dsn) as conn:
         stored = {
             row["key"]: (row["status"], bytes(row["body"]))
             for row in await conn.fetch(
@@ -170,7 +170,8 @@ async def account_for(load: Load, database: Database) -> None:
         charged = Counter(
             row[0]
             for row in await conn.fetch(
-                "SELECT request_key FROM journals WHERE kind = 'charge' AND request_key LIKE 'load-%'"
+                "SELECT request_key FROM journals"
+                " WHERE kind = 'charge' AND request_key LIKE 'load-%'"
             )
         )
         holds = await conn.fetchval("SELECT count(*) FROM holds")
@@ -246,10 +247,10 @@ async def serve_process(
 
 async def prepare(database: Database, customer_ids: Sequence[str]) -> str:
     """An installation, customers who have nothing yet, and an API key for everything."""
-    async with connected(database.dsn) as conn, conn.transaction():
+    async with connected(database.superuser_dsn) as conn, conn.transaction():
         await customers.make_installation(conn, mode=None, books_time_zone="UTC")
         _, secret = await create_key(conn, name="load", scopes=["admin"])
-    async with connected(database.dsn) as conn, conn.transaction():
+    async with connected(database.superuser_dsn) as conn, conn.transaction():
         await customers.make(conn, list(customer_ids), signup_due=False)
     return secret
 

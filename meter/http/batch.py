@@ -5,14 +5,16 @@ from typing import Any, Final
 
 import msgspec
 
+from ledger.requests import Request
 from ledger.transact import Result
 from meter import parse
 from meter.http import bodies, readers
 from meter.http.hot import JSON
 from meter.http.readers import Reader
-from meter.problems import ProblemError
+from meter.problems import ProblemError, of_fault
 from meter.route import BATCH_BODY_MAX, Call, Reply, Route
 from meter.scopes import allows
+from sql.errors import DatabaseFault
 
 
 class BatchOperation(msgspec.Struct, frozen=True):
@@ -48,7 +50,12 @@ async def batch(call: Call) -> Reply:
     """Run up to 1,000 operations: each has its own key and its own answer, in list order."""
     assert call.body is not None
     wanted = parse.decode(call.body, bodies.BatchBody)
-    answers = [await _queued(call, place, item) for place, item in enumerate(wanted.operations)]
+    # Read all first: then the whole list is queued in its order, or nothing of it.
+    items = await asyncio.gather(
+        *(_read(call, place, item) for place, item in enumerate(wanted.operations))
+    )
+    submit = call.service.batcher.submit
+    answers = [item if isinstance(item, Result) else submit(item) for item in items]
     results: list[BatchResult] = []
     for answer in answers:
         result = answer if isinstance(answer, Result) else await answer
@@ -56,10 +63,8 @@ async def batch(call: Call) -> Reply:
     return Reply(200, msgspec.json.encode(BatchAnswer(results)), (JSON,))
 
 
-async def _queued(
-    call: Call, place: int, item: dict[str, Any]
-) -> "asyncio.Future[Result] | Result":
-    """Queue one operation; what is wrong with it before that is its result."""
+async def _read(call: Call, place: int, item: dict[str, Any]) -> Request | Result:
+    """The request that one operation asks for; what is wrong with it is its result."""
     assert call.body is not None
     try:
         if (flaw := call.body.item_flaw(f"/operations/{place}")) is not None:
@@ -86,12 +91,15 @@ async def _queued(
                     pointer=f"/{kind.id_member}",
                 )
             ids = [given]
-        body = parse.part(members)
-        return call.service.batcher.submit(
-            await readers.request_of(call, kind.read, name, ids, body, key)
-        )
+        return await readers.request_of(call, kind.read, name, ids, parse.part(members), key)
     except ProblemError as error:
-        return Result(error.status, error.body(call.request_id), False, error.code)
+        return _refused(call, error)
+    except DatabaseFault as fault:
+        return _refused(call, of_fault(fault))
+
+
+def _refused(call: Call, error: ProblemError) -> Result:
+    return Result(error.status, error.body(call.request_id), False, error.code)
 
 
 def _item_key(given: object) -> str | None:

@@ -35,12 +35,12 @@ async def put_customer(call: Call) -> Reply:
     parse.customer_id(customer_id, "")
     assert call.body is not None
     wanted = parse.decode(call.body, bodies.CustomerBody)
-    members = _profile(call, wanted)
+    members, overage = _profile(call, wanted), _overage(call, wanted)
     if call.key.customer_no is not None:
         number, is_new = await service.customer_no(call, customer_id), False
     else:
-        number, is_new = await service.make_customer(customer_id)
-    request = _overage(call, wanted, number)
+        number, is_new = await service.directory.make(customer_id)
+    request = _change(call, number, overage)
     scale = service.credit_scale("credits")
 
     async def write() -> CustomerAnswer | None:
@@ -74,7 +74,7 @@ def _profile(call: Call, wanted: bodies.CustomerBody) -> dict[str, Any]:
 def _time_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ValueError, OSError) as error:
+    except (LookupError, ValueError, OSError) as error:
         raise ProblemError(
             422,
             "invalid_time_zone",
@@ -84,29 +84,34 @@ def _time_zone(name: str) -> str:
     return name
 
 
-def _overage(call: Call, wanted: bodies.CustomerBody, number: int) -> Request:
+def _overage(call: Call, wanted: bodies.CustomerBody) -> dict[str, Any] | None:
+    """What the body sets of the policy; None if it leaves it."""
+    overage = wanted.overage
+    if overage is None:
+        return None
+    if call.key.customer_no is not None:
+        raise ProblemError(403, "scope_missing", "A key of one customer can't change overage.")
+    limit, scale = None, call.service.credit_scale("credits")
+    if overage.limit is not None:
+        if overage.policy == "deny":
+            raise ProblemError(
+                422, "invalid_overage", "deny has no limit.", pointer="/overage/limit"
+            )
+        limit = parse.amount(overage.limit, scale, "/overage/limit")
+    elif overage.policy == "owe":
+        raise ProblemError(422, "invalid_overage", "owe needs a limit.", pointer="/overage/limit")
+    return {"policy": overage.policy, "limit": limit, "scale": scale}
+
+
+def _change(call: Call, number: int, overage: dict[str, Any] | None) -> Request:
+    """What the books do at a PUT: set the policy, or nothing but what time has done."""
     common: dict[str, Any] = {
         "customer_no": number,
         "operation": "put_customer",
         "api_key_no": call.key.key_no,
         "request_id": call.request_id,
     }
-    overage = wanted.overage
-    if overage is None:
-        return Settle(**common)
-    if call.key.customer_no is not None:
-        raise ProblemError(403, "scope_missing", "A key of one customer can't change overage.")
-    limit = None
-    if overage.limit is not None:
-        if overage.policy == "deny":
-            raise ProblemError(
-                422, "invalid_overage", "deny has no limit.", pointer="/overage/limit"
-            )
-        scale = call.service.credit_scale("credits")
-        limit = parse.amount(overage.limit, scale, "/overage/limit")
-    elif overage.policy == "owe":
-        raise ProblemError(422, "invalid_overage", "owe needs a limit.", pointer="/overage/limit")
-    return SetOverage(**common, policy=overage.policy, limit=limit)
+    return Settle(**common) if overage is None else SetOverage(**common, **overage)
 
 
 async def get_customer(call: Call) -> Reply:

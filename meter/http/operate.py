@@ -106,6 +106,8 @@ async def list_jobs(call: Call) -> Reply:
 
 
 async def run_job(call: Call) -> Reply:
+    assert call.body is not None
+    parse.decode(call.body, bodies.CloseBody)
     jobs = call.service.jobs
     run = None if jobs is None else await jobs.run(call.ids[0])
     if run is None:

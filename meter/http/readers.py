@@ -78,7 +78,7 @@ async def read_reserve(
 ) -> Request:
     """Read a reserve. Raises ProblemError."""
     wanted = parse.decode(body, bodies.ReserveBody)
-    scale = call.service.credit_scale(wanted.asset)
+    scale = await call.service.asset_scale(wanted.asset)
     amount = parse.amount(wanted.amount, scale, "/amount")
     minimum = None
     if wanted.minimum is not UNSET:
@@ -91,6 +91,7 @@ async def read_reserve(
     return Reserve(
         customer_no=await call.service.customer_no(call, wanted.customer_id, makes=True),
         asset=wanted.asset,
+        scale=scale,
         amount=amount,
         minimum=minimum,
         expires_in=wanted.expires_in,
@@ -104,13 +105,14 @@ async def read_consume(
 ) -> Request:
     """Read a consume. Raises ProblemError."""
     wanted = parse.decode(body, bodies.ConsumeBody)
-    scale = call.service.credit_scale(wanted.asset)
+    scale = await call.service.asset_scale(wanted.asset)
     amount = parse.amount(wanted.amount, scale, "/amount")
     effective_at = parse.time(wanted.effective_at, "/effective_at")
     texts = notes(body, wanted.metadata, reference=wanted.reference)
     return Consume(
         customer_no=await call.service.customer_no(call, wanted.customer_id, makes=True),
         asset=wanted.asset,
+        scale=scale,
         amount=amount,
         effective_at=effective_at,
         notes=texts,
@@ -181,7 +183,7 @@ async def read_grant(
 ) -> Request:
     """Read a grant. Raises ProblemError."""
     wanted = parse.decode(body, bodies.GrantBody)
-    scale = call.service.credit_scale(wanted.asset)
+    scale = await call.service.asset_scale(wanted.asset)
     cost = _cost(call, wanted)
     recurrence = None
     if wanted.recurrence is not None:
@@ -202,6 +204,7 @@ async def read_grant(
     return GrantCredit(
         customer_no=await call.service.customer_no(call, wanted.customer_id, makes=True),
         asset=wanted.asset,
+        scale=scale,
         amount=amount,
         category=wanted.category,
         cost=cost,

@@ -57,9 +57,9 @@ def guarded(handler: Handler) -> Handler:
     return guard
 
 
-def _asset(call: Call) -> str:
+async def _asset(call: Call) -> str:
     code = call.query.get("asset", "credits")
-    call.service.credit_scale(code, "")
+    await call.service.asset_scale(code, "")
     return code
 
 
@@ -82,7 +82,7 @@ async def _customer(call: Call) -> int:
 @guarded
 async def get_balance(call: Call) -> Reply:
     """What a customer has now, or had at a past moment."""
-    service, asset = call.service, _asset(call)
+    service, asset = call.service, await _asset(call)
     axis = call.query.get("axis", "effective")
     if axis not in AXES:
         raise ProblemError(422, "invalid_query", "axis is effective or created.")
@@ -113,7 +113,7 @@ class StatementPage(Struct, frozen=True, kw_only=True, rename={"from_": "from"})
 @guarded
 async def get_statement(call: Call) -> Reply:
     """Every journal that moved the wallet, with the running balance, in the order of the book."""
-    asset, at = _asset(call), place(call, "statement")
+    asset, at = await _asset(call), place(call, "statement")
     after = None if at.after is None else msgspec.convert(at.after, StatementPosition)
     from_, to = _moment(call, "from"), _moment(call, "to")
     number = await call.service.customer_no(call, call.ids[0])
@@ -139,7 +139,7 @@ async def get_statement(call: Call) -> Reply:
 async def get_explanation(call: Call) -> Reply:
     """What makes up the balance, in words and numbers, with the latest refusals."""
     number = await call.service.customer_no(call, call.ids[0])
-    asset = _asset(call)
+    asset = await _asset(call)
     async with transaction(call.service.pool, snapshot=True) as conn:
         found = await explain.explain(conn, number, asset, call.service.settings())
     return answer(200, found)

@@ -53,7 +53,7 @@ SELECT
         FROM api_keys AS k
         LEFT JOIN api_keys AS p ON k.parent_no = p.key_no
         WHERE
-            k.key_no = any($6::bigint[])
+            k.key_no = any($6::text::bigint[])
             AND (
                 k.revoked_at IS NOT NULL
                 OR p.revoked_at IS NOT NULL
@@ -63,7 +63,7 @@ SELECT
     ) AS dead_keys,
     (
         SELECT array_agg(row(r.customer_no, r.key, r.fingerprint, r.status, r.body))
-        FROM unnest($2::bigint[], $3::text[]) AS k (customer_no, key)
+        FROM unnest($2::text::bigint[], $3::text[]) AS k (customer_no, key)
         INNER JOIN requests AS r ON k.customer_no = r.customer_no AND k.key = r.key
     ) AS answered,
     (
@@ -74,7 +74,7 @@ SELECT
                 (billed_debits - billed_credits)::text, uncovered_owe::text, uncovered_bill::text
             ))
         FROM accounts
-        WHERE customer_no = any($1::bigint[])
+        WHERE customer_no = any($1::text::bigint[])
     ) AS accounts,
     (
         SELECT
@@ -84,7 +84,7 @@ SELECT
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
                 l.deferred_amount, l.deferred_units
             ))
-        FROM unnest($1::bigint[], $7::integer[]) AS k (customer_no, lots_max)
+        FROM unnest($1::text::bigint[], $7::text::integer[]) AS k (customer_no, lots_max)
         INNER JOIN accounts AS a ON k.customer_no = a.customer_no
         CROSS JOIN LATERAL (
             SELECT *
@@ -117,7 +117,7 @@ SELECT
             ORDER BY debts.debt_no
             LIMIT $8::integer
         ) AS d
-        WHERE a.customer_no = any($1::bigint[]) AND a.owed_debits > a.owed_credits
+        WHERE a.customer_no = any($1::text::bigint[]) AND a.owed_debits > a.owed_credits
     ) AS debts,
     (
         SELECT
@@ -127,7 +127,7 @@ SELECT
                 array_to_string(h.pin_amounts, ','), h.steps, h.expires_at, h.created_at,
                 h.ended_at, h.ended_created_at, h.reference, h.metadata
             ))
-        FROM unnest($4::bigint[], $5::bigint[]) AS k (customer_no, hold_no)
+        FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN holds AS h ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no
     ) AS holds,
     (
@@ -138,7 +138,7 @@ SELECT
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
                 l.deferred_amount, l.deferred_units
             ))
-        FROM unnest($4::bigint[], $5::bigint[]) AS k (customer_no, hold_no)
+        FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN
             holds AS h
             ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no AND h.is_open
@@ -147,7 +147,7 @@ SELECT
     ) AS pinned_lots,
     (
         SELECT array_agg(row(h.customer_no, h.hold_no, c.seq, c.amount, c.created_at))
-        FROM unnest($4::bigint[], $5::bigint[]) AS k (customer_no, hold_no)
+        FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN
             holds AS h
             ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no AND h.captured > 0

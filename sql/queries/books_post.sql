@@ -182,8 +182,8 @@ WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no;
 INSERT INTO accounts (customer_no, asset)
 SELECT v.customer_no, v.asset
 FROM unnest($1::bigint[], $2::text[], $3::smallint[]) AS v (customer_no, asset, scale)
-INNER JOIN (SELECT asset, scale FROM assets FOR SHARE) AS a
-    ON v.asset = a.asset AND v.scale = a.scale
+INNER JOIN assets AS a ON v.asset = a.asset AND v.scale = a.scale
+FOR SHARE OF a
 RETURNING customer_no;
 
 -- money_post --

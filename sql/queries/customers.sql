@@ -72,8 +72,13 @@ LIMIT $5::integer;
 -- All assets.
 SELECT asset, scale, is_money, created_at FROM assets ORDER BY asset;
 
+-- asset_lock --
+-- Waits for those who are using an asset for the first time, so that `asset_put` sees them.
+SELECT asset FROM assets WHERE asset = $1::text FOR UPDATE;
+
 -- asset_put --
--- Makes an asset, or changes the scale of one that no customer has used. No row: it is in use.
+-- Makes an asset, or changes the scale of one that nothing counts yet: no account, and of `credits`
+-- no overage limit. No row: it is in use.
 INSERT INTO assets AS a (asset, scale)
 VALUES ($1::text, $2::smallint)
 ON CONFLICT (asset) DO UPDATE SET scale = excluded.scale
@@ -82,6 +87,10 @@ a.scale = excluded.scale
 OR (
     NOT a.is_money
     AND NOT EXISTS (SELECT 1 FROM accounts AS used WHERE used.asset = excluded.asset) -- noqa: RF01
+    AND NOT (
+        excluded.asset = 'credits' -- noqa: RF01
+        AND EXISTS (SELECT 1 FROM customers AS limited WHERE limited.overage_limit IS NOT NULL)
+    )
 )
 RETURNING asset, scale, is_money, created_at, xmax = 0 AS is_new;
 

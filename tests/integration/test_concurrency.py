@@ -19,7 +19,7 @@ P99_SECONDS_MAX = 0.25
 
 async def deadlocks(database: Database) -> int:
     """How many this database has seen. The counters of a backend are flushed when it ends."""
-    async with connected(database.dsn) as conn:
+    async with connected(database.superuser_dsn) as conn:
         return await conn.fetchval(
             "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         )

@@ -136,9 +136,7 @@ class Bench:
         return answers, state
 
     def retries(self, reason: str) -> float:
-        value = self.metrics.registry.get_sample_value(
-            "drawdown_retries_total", {"reason": reason}
-        )
+        value = self.metrics.registry.get_sample_value("drawdown_retries_total", {"reason": reason})
         return value or 0.0
 
 

@@ -16,10 +16,10 @@ from sql.pool import Connection, Pool
 from tests.http import Answer, Api, serving
 from tests.load import seed_of_run
 from tests.property.linear import Call, Seen, Verb, explain
-from tests.property.sizes import IS_LONG, size
+from tests.property.sizes import IS_LONG, IS_MUTANT, size
 
 CLIENTS = 12
-OPERATIONS_MAX = 40 if IS_LONG else 10
+OPERATIONS_MAX = 40 if IS_LONG else 6
 """Of one client in one history."""
 
 
@@ -100,7 +100,9 @@ class History:
                 body = {**who, "amount": str(amount), "category": "promotional"}
                 return await api.send("POST", "/v1/grants", body, key=key)
             case "reserve":
-                return await api.send("POST", "/v1/reserve", {**who, "amount": str(amount)}, key=key)
+                return await api.send(
+                    "POST", "/v1/reserve", {**who, "amount": str(amount)}, key=key
+                )
             case "capture":
                 sent: dict[str, Any] = {} if amount is None else {"amount": str(amount)}
                 path = f"/v1/holds/{hold}/capture"
@@ -148,7 +150,8 @@ async def histories(
 
 async def test_every_history_is_linearizable(pool: Pool, request: pytest.FixtureRequest) -> None:
     seed = seed_of_run(request.node.nodeid)
-    for run, verdict in enumerate(await histories(pool, seed, size(100, 2_000))):
+    runs = 10 if IS_MUTANT else size(100, 2_000)
+    for run, verdict in enumerate(await histories(pool, seed, runs)):
         assert verdict is None, f"seed {seed}, history {run}: {verdict}"
 
 

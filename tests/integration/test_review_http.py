@@ -1,122 +1,124 @@
-"""scratch"""
+"""What a review found at the edge: refused requests that wrote, ids that starve others, processes
+that know different assets.
+"""
+
 import asyncio
-from typing import Any
+from urllib.parse import quote
+
 import pytest
-from meter.service import Config, Service
-from sql.pool import Pool, transaction
+
+from meter.service import Config
+from sql.pool import Pool
 from tests.http import FRESH, serving
-from datetime import timedelta
+
+UNKNOWN_AT_ONCE = 1_500
 
 
-async def raw(port: int, data: bytes, *, close: bool = True) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
-    await writer.drain()
-    if close:
-        writer.close()
-        return b""
-    out = await reader.read(65536)
-    writer.close()
-    return out
+async def test_put_customer_that_is_refused_makes_no_customer(pool: Pool) -> None:
+    async with serving(pool) as running:
+        api = running.api
+        refused = await api.put("/v1/customers/acme", {"overage": {"policy": "owe"}})
+        assert (refused.status, refused.code) == (422, "invalid_overage")
+        assert (await api.get("/v1/customers/acme")).status == 404
 
 
-async def test_body_never_arrives(pool: Pool) -> None:
-    async with serving(pool) as r:
-        api = r.api
-        await api.customer("acme")
-        await api.grant("100")
-        h = await api.reserve("40")
-        await raw(r.port, (f"POST /v1/holds/{h['id']}/capture HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.secret}\r\n"
-          f"Idempotency-Key: k1\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n").encode())
-        await asyncio.sleep(0.5)
-        got = await api.get(f"/v1/holds/{h['id']}")
-        print(got)
-        assert got.body["status"] == "open"
+@pytest.mark.parametrize("name", ["Nowhere/City", "Europe", "../x", "x" * 64, "Europe/Rome\n"])
+async def test_put_customer_with_an_unknown_time_zone_is_422(pool: Pool, name: str) -> None:
+    async with serving(pool) as running:
+        refused = await running.api.put("/v1/customers/acme", {"time_zone": name})
+        assert (refused.status, refused.code) == (422, "invalid_time_zone")
 
 
-async def test_big_capture(pool: Pool) -> None:
-    async with serving(pool) as r:
-        api = r.api
-        await api.customer("acme")
-        await api.grant("20000000")
-        h = await api.reserve("10000000")
-        got = await api.post(f"/v1/holds/{h['id']}/capture", {"amount": "10000000"})
-        print(got)
-        assert got.status == 200
+@pytest.mark.parametrize("key", ["run/file/1/capture", "a//b", "x/", "/x", "%41", "a?b#c", ".."])
+async def test_request_is_found_by_any_key_it_may_have(pool: Pool, key: str) -> None:
+    async with serving(pool) as running:
+        api = running.api
+        await api.customer()
+        await api.grant("10")
+        body = {"customer_id": "acme", "amount": "1"}
+        assert (await api.post("/v1/consume", body, key=key)).status == 201
+        found = await api.get(f"/v1/customers/acme/requests/{quote(key, safe='')}")
+        assert (found.status, found.body["operation"]) == (200, "consume")
 
 
-async def test_put_refused_writes_nothing(pool: Pool) -> None:
-    async with serving(pool) as r:
-        api = r.api
-        got = await api.put("/v1/customers/newone", {"overage": {"policy": "owe"}})
-        assert got.status == 422
-        got = await api.get("/v1/customers/newone")
-        assert got.status == 404, got
+async def test_many_unknown_customers_leave_connections_to_the_others(pool: Pool) -> None:
+    async with serving(pool) as running:
+        api = running.api
+        await api.customer()
+        await api.grant("10")
+
+        async def consume_of(customer_id: str) -> int:
+            body = {"customer_id": customer_id, "amount": "1"}
+            return (await api.post("/v1/consume", body)).status
+
+        strangers = [asyncio.create_task(consume_of(f"no-{i}")) for i in range(UNKNOWN_AT_ONCE)]
+        assert await consume_of("acme") == 201
+        assert set(await asyncio.gather(*strangers)) == {404}
 
 
-async def test_time_zone(pool: Pool) -> None:
-    async with serving(pool) as r:
-        for name in ("Nowhere/City", "Europe", "", "../x", "a\x7f", "Europe/Budapest\n", "x"*64, "é"):
-            got = await r.api.put("/v1/customers/acme", {"time_zone": name})
-            print(name, got)
+async def test_batch_of_new_customers_makes_each_once(pool: Pool) -> None:
+    async with serving(pool, Config(is_sandbox=True, create_customers=True)) as running:
+        operations = [
+            {
+                "op": "grant",
+                "key": f"k-{i}",
+                "customer_id": f"c-{i % 50}",
+                "amount": "2",
+                "category": "promotional",
+            }
+            for i in range(100)
+        ]
+        answer = await running.api.post("/v1/batch", {"operations": operations}, key=None)
+        assert {result["status"] for result in answer.body["results"]} == {201}
+        assert (await running.api.posted("c-49"))[0] == "4"
 
 
-async def test_bad_utf8_id(pool: Pool) -> None:
-    async with serving(pool) as r:
-        for i in ("%FF", "%FE", "%ED%A0%80", "a%00b", "a%2Fb", "%2e%2e"):
-            got = await r.api.put(f"/v1/customers/{i}", {})
-            print(i, got)
+async def test_batch_with_ids_of_nobody_answers_each(pool: Pool) -> None:
+    async with serving(pool) as running:
+        api = running.api
+        await api.customer()
+        hold = await api.grant("5") and await api.reserve("5")
+        nobody = [f"hld_{10**9 + i:016X}{1:016X}" for i in range(20)]
+        operations = [
+            {"op": "void", "key": f"k-{i}", "hold_id": hold_id}
+            for i, hold_id in enumerate([*nobody, hold["id"]])
+        ]
+        answer = await api.post("/v1/batch", {"operations": operations}, key=None)
+        statuses = [result["status"] for result in answer.body["results"]]
+        assert statuses == [404] * len(nobody) + [200]
 
 
-async def test_key_with_slash(pool: Pool) -> None:
-    async with serving(pool) as r:
-        await r.api.customer("acme")
-        await r.api.grant("10")
-        for key in ("run/file/1/capture", "a b", "%41", 'q"x', "a?b#c", "..", "a//b", "x/"):
-            got = await r.api.send("POST", "/v1/consume", {"customer_id": "acme", "amount": "1"}, key=key)
-            from urllib.parse import quote
-            seen = await r.api.get(f"/v1/customers/acme/requests/{quote(key, safe='')}")
-            print(key, got.status, seen.status, seen.code)
+async def test_asset_made_by_another_process_can_be_used_at_once(pool: Pool) -> None:
+    async with serving(pool) as one, serving(pool) as other:
+        await one.api.customer()
+        assert (await one.api.put("/v1/assets/points", {"scale": 2})).status == 201
+        await other.api.grant("7", asset="points")
+        assert (await one.api.balance(asset="points"))["posted"] == "7"
 
 
-async def test_token_after_clock(pool: Pool) -> None:
-    async with serving(pool) as r:
-        await r.api.customer("acme")
-        token = await r.api.token("acme", "customers:read")
-        got = await token.get("/v1/customers/acme")
-        assert got.status == 200
-        await r.api.post("/v1/test-clock", {"advance": 7200}, key=None)
-        got = await token.get("/v1/customers/acme")
-        assert got.status == 401, got
+async def test_amounts_read_with_an_outdated_scale_are_not_posted(pool: Pool) -> None:
+    async with serving(pool) as one:
+        await one.api.customer()
+        await one.api.put("/v1/assets/points", {"scale": 0})
+        async with serving(pool) as other:
+            assert (await one.api.put("/v1/assets/points", {"scale": 2})).status == 200
+            body = {
+                "customer_id": "acme",
+                "amount": "5",
+                "asset": "points",
+                "category": "promotional",
+            }
+            first = await other.api.post("/v1/grants", body, key="k")
+            assert (first.status, first.code) == (503, "busy")
+            again = await other.api.post("/v1/grants", body, key="k")
+            assert (again.status, again.body["amount"]) == (201, "5")
+        assert (await one.api.balance(asset="points"))["posted"] == "5"
 
 
-async def test_two_processes_assets(pool: Pool) -> None:
-    async with serving(pool) as a, serving(pool) as b:
-        await a.api.customer("acme")
-        await a.api.grant("5")
-        got = await a.api.put("/v1/assets/points", {"scale": 2})
-        await a.api.grant("7", asset="points")
-        got = await b.api.post("/v1/consume", {"customer_id": "acme", "amount": "1"})
-        print("credits through b:", got)
-        got2 = await b.api.post("/v1/consume", {"customer_id": "acme", "amount": "1", "asset": "points"})
-        print("points through b:", got2)
-        got3 = await b.api.get("/v1/customers/acme/balance")
-        print("balance b:", got3)
-
-
-async def test_two_processes_scale(pool: Pool) -> None:
-    async with serving(pool) as a:
-        await a.api.customer("acme")
-        await a.api.put("/v1/assets/points", {"scale": 0})
-        async with serving(pool) as b:
-            print(await a.api.put("/v1/assets/points", {"scale": 2}))
-            got = await b.api.post("/v1/grants", {"customer_id": "acme", "amount": "5", "category": "promotional", "asset": "points"})
-            print(got)
-
-
-async def test_credits_scale_after_limit(pool: Pool) -> None:
-    async with serving(pool) as a:
-        await a.api.customer("acme", overage={"policy": "owe", "limit": "20"})
-        print(await a.api.put("/v1/assets/credits", {"scale": 0}))
-        print(await a.api.get("/v1/customers/acme"))
-        print(await a.api.get("/v1/customers/acme/balance"))
+async def test_scale_of_credits_is_fixed_once_a_limit_counts_them(pool: Pool) -> None:
+    async with serving(pool) as running:
+        api = running.api
+        await api.customer(overage={"policy": "owe", "limit": "20"})
+        refused = await api.send("PUT", "/v1/assets/credits", {"scale": 0}, key=FRESH)
+        assert (refused.status, refused.code) == (409, "asset_in_use")
+        assert (await api.get("/v1/customers/acme")).body["overage"]["limit"] == "20"

@@ -84,7 +84,8 @@ def _check_lots(books: Books, of_lot: Counter[tuple[int, str]], now: datetime) -
         assert lot.voided >= 0
         gone = of_lot[no, "burned"] + of_lot[no, "owed"]
         assert lot.amount == lot.remaining + lot.expired + lot.voided + gone
-        if lot.ended_by(now) or lot.voided_at is not None:
+        has_ended = lot.expires_at is not None and lot.expires_at <= now
+        if has_ended or lot.voided_at is not None:
             assert lot.unpinned == 0, "an ended or voided lot keeps only what holds have pinned"
         assert lot.is_upcoming == (lot.effective_at > now and lot.voided_at is None)
 

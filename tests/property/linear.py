@@ -110,7 +110,7 @@ def _act(state: State, holds: dict[str, tuple[str, str, int, int]], call: Call) 
     return State(state.wallet - taken, (state.holds - {known}) | {after})
 
 
-def explain(calls: Sequence[Call], start: State = State()) -> str | None:  # noqa: B008 (frozen)
+def explain(calls: Sequence[Call], start: State = State()) -> str | None:
     """None if the calls are linearizable; else the first calls that no order explains."""
     calls = sorted(calls, key=lambda call: call.started)
     keys = [_same_key(calls, call) for call in calls]

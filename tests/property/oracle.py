@@ -79,7 +79,13 @@ class Oracle:
             self._repay()
 
     def grant(
-        self, amount: int, prio: int, paid: bool, start: datetime, end: datetime | None, now: datetime
+        self,
+        amount: int,
+        prio: int,
+        paid: bool,
+        start: datetime,
+        end: datetime | None,
+        now: datetime,
     ) -> int:
         if end is not None and end <= max(start, now):
             return 422
@@ -186,7 +192,9 @@ class Oracle:
         return beyond <= max(0, room)
 
     def _used(self) -> int:
-        held = sum(p.promised for p in self.pledges if p.state == "open" and p.policy == self.policy)
+        held = sum(
+            p.promised for p in self.pledges if p.state == "open" and p.policy == self.policy
+        )
         return (self.owed if self.policy == "owe" else self.billed) + held
 
     def _room(self) -> int | None:

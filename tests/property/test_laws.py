@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -13,12 +13,13 @@ from ledger.outcome import Outcome
 from ledger.requests import Capture as CaptureRequest
 from tests.property import strategies
 from tests.property.checker import check
-from tests.property.sizes import size
+from tests.property.sizes import tries
 from tests.property.world import (
     SETTINGS,
     Act,
     Capture,
     Consume,
+    Grant,
     Reserve,
     Reverse,
     Settle,
@@ -29,12 +30,7 @@ from tests.property.world import (
     play,
 )
 
-law = settings(
-    max_examples=size(100, 3_000),
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+law = tries(100, 3_000)
 LATEST = 0
 amounts = strategies.amounts
 histories = strategies.histories
@@ -148,9 +144,7 @@ def _story(world: World) -> list[tuple[object, ...]]:
 
 
 @law
-@given(
-    histories, amounts, st.sampled_from([None, 1, strategies.HOUR, strategies.DAY]), st.data()
-)
+@given(histories, amounts, st.sampled_from([None, 1, strategies.HOUR, strategies.DAY]), st.data())
 def test_reversal_restores_the_lots_it_came_from(
     history: list[Act], amount: int, ago: int | None, data: Any
 ) -> None:
@@ -238,3 +232,20 @@ def test_hold_ends_exactly_at_its_deadline(history: list[Act], amount: int) -> N
     assert refused is not None
     assert isinstance(refused.answer, Problem)
     assert refused.answer.code == "hold_expired"
+
+
+@law
+@given(histories, amounts, amounts, st.booleans())
+def test_credit_that_returns_at_the_end_of_its_lot_leaves_with_it(
+    history: list[Act], amount: int, used: int, is_reversed: bool
+) -> None:
+    world = ready(history)
+    assume(done(world.do(Grant(amount, priority=0, ends=60))))
+    lot = world.books.lots[max(world.books.lots)]
+    end = lot.expires_at
+    assert end is not None
+    assume(done(world.do(Consume(used) if is_reversed else Reserve(used))))
+    world.now = end
+    assert done(world.do(Reverse(LATEST) if is_reversed else Void(LATEST)))
+    assert lot.remaining == 0
+    check(world.books, world.now)

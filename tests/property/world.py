@@ -312,8 +312,10 @@ def facts(books: Books) -> dict[str, Any]:
             for no, lot in books.lots.items()
         },
         "accounts": {
-            asset: (a.wallet, a.pending, a.upcoming, a.owed, a.billed)
-            + (a.uncovered_owe, a.uncovered_bill)
+            asset: (
+                *(a.wallet, a.pending, a.upcoming, a.owed, a.billed),
+                *(a.uncovered_owe, a.uncovered_bill),
+            )
             for asset, a in books.accounts.items()
         },
     }
