@@ -8,7 +8,6 @@ from random import randint
 from typing import Any
 
 import aiohttp
-import asyncpg
 import msgspec
 
 from bench.gate import Gate
@@ -97,7 +96,7 @@ async def _naive(pool: Pool, customers: int, seconds: int) -> float:
                     key.encode(),
                     1_000,
                 )
-                assert row[0] == 201
+                assert row is not None and row[0] == 201
                 done += 1
 
     started = time.perf_counter()
@@ -187,7 +186,6 @@ async def wal(place: Place, _runs: int, _seconds: int) -> list[Gate]:
         (f"consume, {BULK} a batch", BULK, _consume),
     ):
         batches = 200 // size + 2
-        await owner.execute("CHECKPOINT") if await _is_super(owner) else None
         before = await owner.fetchval("SELECT pg_current_wal_insert_lsn()")
         for _ in range(batches):
             async with transaction(pool) as conn:
@@ -199,10 +197,6 @@ async def wal(place: Place, _runs: int, _seconds: int) -> list[Gate]:
     await pool.close()
     await owner.close()
     return gates
-
-
-async def _is_super(conn: asyncpg.Connection) -> bool:
-    return await conn.fetchval("SELECT current_setting('is_superuser') = 'on'")
 
 
 def _reserve() -> Reserve:
