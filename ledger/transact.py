@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from time import perf_counter
 
 import msgspec
 from msgspec import Struct
@@ -46,13 +47,16 @@ async def transact(
     render: Render,
     *,
     wait: bool,
+    timed: Callable[[str, float], None] | None = None,
 ) -> list[Result | None]:
-    """Decide a batch in the open transaction of `conn`.
+    """Decide a batch in the open transaction of `conn`. `timed` is told the seconds of each step.
 
     One result per request, in order. Without `wait` a customer locked by somebody else is left out:
     None for its requests, nothing written for it. Raises what PostgreSQL raises, and ScaleChanged.
     """
+    started = perf_counter()
     customers = await lock(conn, sorted({r.customer_no for r in requests}), wait=wait)
+    locked = perf_counter()
     results: dict[int, Result] = {}
     if absent := {r.customer_no for r in requests} - customers.keys():
         # Held by somebody else, or an id that names a customer who does not exist.
@@ -76,7 +80,12 @@ async def transact(
         results[id(request)] = Result(outcome.status, body, outcome.is_replayed, code)
         if request.key is not None and outcome.is_remembered and not outcome.is_replayed:
             replies.append(Reply(request, outcome.status, body))
+    posting = perf_counter()
     await post(conn, decided.customers.values(), replies, decided.now)
+    if timed is not None:
+        timed("lock", locked - started)
+        timed("decide", posting - locked)
+        timed("post", perf_counter() - posting)
     return [results.get(id(request)) for request in requests]
 
 

@@ -46,6 +46,7 @@ class Gauges(Protocol):
     """What the hot path reports about itself."""
 
     def batch(self, size: int, seconds: float) -> None: ...
+    def batch_step(self, step: str, seconds: float) -> None: ...
     def retried(self, reason: str) -> None: ...
     def waited(self, seconds: float) -> None: ...
     def queued(self, depth: int) -> None: ...
@@ -199,7 +200,10 @@ class Batcher:
                         self.settings(),
                         self.render,
                         wait=wait,
+                        timed=self.gauges.batch_step,
                     )
+                    decided = loop.time()
+                self.gauges.batch_step("commit", loop.time() - decided)
             except OutcomeUnknown as fault:
                 # Decided again: the keys, read under the lock, tell what was written.
                 unknown_since = unknown_since or loop.time()

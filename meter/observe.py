@@ -98,7 +98,7 @@ class Metrics:
         )
         self._batch_seconds = Histogram(
             "drawdown_batch_seconds",
-            "Time of a batch, by step; `total`: from taken to answered.",
+            "Time of a batch by step: lock, decide (with loading), post, commit; `total`: all.",
             ("step",),
             buckets=SECONDS_BUCKETS,
             registry=registry,
@@ -131,6 +131,7 @@ class Metrics:
         )
         # Children are looked up once: `labels()` costs more than the counting.
         self._refusal_children: dict[str, Counter] = {}
+        self._step_children: dict[str, Histogram] = {}
         self._batch_total = self._batch_seconds.labels("total")
 
     def request(
@@ -155,7 +156,10 @@ class Metrics:
 
     def batch_step(self, step: str, seconds: float) -> None:
         """Time one step of a batch."""
-        self._batch_seconds.labels(step).observe(seconds)
+        child = self._step_children.get(step)
+        if child is None:
+            child = self._step_children[step] = self._batch_seconds.labels(step)
+        child.observe(seconds)
 
     def retried(self, reason: str) -> None:
         """Count one batch that is run again."""

@@ -14,6 +14,7 @@ from msgspec import Struct
 from ledger import customers
 from ledger.answers import Problem
 from ledger.customers import Installation
+from ledger.load import TooMuch
 from ledger.outcome import Outcome
 from ledger.post import ScaleChanged
 from ledger.requests import Request, Settle
@@ -22,7 +23,7 @@ from ledger.transact import Result, transact
 from meter import parse
 from meter.auth import Keys
 from meter.directory import Directory
-from meter.hot_path import RETRIES_MAX, Batcher
+from meter.hot_path import DETAILS, RETRIES_MAX, Batcher
 from meter.observe import Metrics
 from meter.problems import ProblemError, problem_body
 from meter.route import Call
@@ -200,7 +201,10 @@ class Service:
 
     async def decide_in(self, conn: Connection, request: Request) -> Result:
         """Decide one request in the caller's transaction; a refusal is raised."""
-        results = await transact(conn, [request], self.settings(), render, wait=True)
+        try:
+            results = await transact(conn, [request], self.settings(), render, wait=True)
+        except TooMuch as error:
+            raise ProblemError(409, "too_many_lots", DETAILS["too_many_lots"]) from error
         result = results[0]
         assert result is not None, "waited for the lock"
         if result.code is not None:

@@ -217,7 +217,7 @@ ROUTES: Final = (
         tag="Customers",
         body=bodies.CustomerBody,
         answers={200: CustomerAnswer, 201: CustomerAnswer},
-        errors=("customer_not_found",),
+        errors=("customer_not_found", "too_many_lots"),
         example={"name": "Acme", "overage": {"policy": "owe", "limit": "20"}},
     ),
     Route(
@@ -256,7 +256,7 @@ ROUTES: Final = (
         tag="Customers",
         body=bodies.CloseBody,
         answers={200: Closed},
-        errors=("customer_not_found",),
+        errors=("customer_not_found", "too_many_lots"),
         needs_key=True,
         example={},
     ),

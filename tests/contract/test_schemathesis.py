@@ -17,7 +17,8 @@ from schemathesis.checks import positive_data_acceptance
 
 from meter.http import ROUTES
 from meter.openapi import document
-from sql.pool import STATEMENT_CACHE, open_pool
+from sql.pool import STATEMENT_CACHE, open_pool, transaction
+from tests.conftest import prove_books
 from tests.http import World, furnish, serving
 from tests.servers import Database, Databases
 
@@ -55,6 +56,7 @@ class Thread:
         assert self._stop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(60)
+        assert self.error is None
 
     def _run(self) -> None:
         try:
@@ -72,6 +74,8 @@ class Thread:
             self.served = Served(running.api.url, secret, await furnish(running.api))
             self._is_up.set()
             await self._stop.wait()
+        async with transaction(pool) as conn:
+            await prove_books(conn)
         await pool.close()
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 IS_LONG: Final = "--long" in sys.argv
 IS_MUTANT: Final = "DD_MUTANT" in os.environ
-"""Run against a copy of the service with a bug (`tests.mutants`): found is found, without shrinking,
+"""Run on a copy of the service with a bug (`tests.mutants`): found is found, without shrinking,
 and with the same examples every time."""
 
 
