@@ -1,7 +1,6 @@
 """One batch in one transaction: lock → load → decide → post. The caller commits, then answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from time import perf_counter
 
@@ -30,16 +29,6 @@ class Result(Struct, frozen=True):
     """The problem code of a refusal, for counting."""
 
 
-@dataclass
-class Deciding:
-    """Locked books of one batch, and what was decided on them."""
-
-    requests: list[Request]
-    outcomes: list[Outcome]
-    customers: dict[int, Books]
-    now: datetime
-
-
 async def transact(
     conn: Connection,
     requests: Sequence[Request],
@@ -57,57 +46,60 @@ async def transact(
     started = perf_counter()
     customers = await lock(conn, sorted({r.customer_no for r in requests}), wait=wait)
     locked = perf_counter()
-    results: dict[int, Result] = {}
+    results: list[Result | None] = [None] * len(requests)
     if absent := {r.customer_no for r in requests} - customers.keys():
         # Held by somebody else, or an id that names a customer who does not exist.
         held = {} if wait else await look(conn, sorted(absent))
         nobody = absent - held.keys()
-        results = {id(r): _nobody(r, render) for r in requests if r.customer_no in nobody}
-    mine = [r for r in requests if r.customer_no in customers]
+        for place, request in enumerate(requests):
+            if request.customer_no in nobody:
+                results[place] = _nobody(request, render)
+    mine = [place for place, request in enumerate(requests) if request.customer_no in customers]
     if not mine:
-        return [results.get(id(request)) for request in requests]
-    decided = await _decide(conn, customers, mine, settings)
+        return results
+    outcomes, now = await _decide(conn, customers, [requests[place] for place in mine], settings)
     bodies: dict[int, bytes] = {}
     replies: list[Reply] = []
-    for request, outcome in zip(decided.requests, decided.outcomes, strict=True):
-        first = outcome.first or outcome
+    for place, outcome in zip(mine, outcomes, strict=True):
+        request, first = requests[place], outcome.first or outcome
         body = outcome.body
         if body is None:
             body = bodies.get(id(first))
         if body is None:
             body = bodies[id(first)] = render(request, first)
         code = outcome.answer.code if isinstance(outcome.answer, Problem) else None
-        results[id(request)] = Result(outcome.status, body, outcome.is_replayed, code)
+        results[place] = Result(outcome.status, body, outcome.is_replayed, code)
         if request.key is not None and outcome.is_remembered and not outcome.is_replayed:
             replies.append(Reply(request, outcome.status, body))
     posting = perf_counter()
-    await post(conn, decided.customers.values(), replies, decided.now)
+    await post(conn, customers.values(), replies, now)
     if timed is not None:
         timed("lock", locked - started)
         timed("decide", posting - locked)
         timed("post", perf_counter() - posting)
-    return [results.get(id(request)) for request in requests]
+    return results
 
 
 async def _decide(
     conn: Connection, customers: dict[int, Books], requests: list[Request], settings: Settings
-) -> Deciding:
-    """Load and decide; again, with more rows, for the customers of whom they are missing."""
+) -> tuple[list[Outcome], datetime]:
+    """Load and decide; again, with more rows, for the customers of whom they are missing.
+
+    The outcomes in order, and the time they were decided at.
+    """
     loaded = await load(conn, customers, requests, settings.scales)
     live = msgspec.structs.replace(settings, closed_through=loaded.closed_through)
     outcomes: dict[int, Outcome] = {}
     depths: dict[int, Depth] = {}
-    waiting = requests
+    waiting = list(enumerate(requests))
     while needs := _decide_live(customers, waiting, live, loaded, outcomes):
         for no, need in needs.items():
             depths[no] = _deeper(need, depths.get(no))
         again = await lock(conn, sorted(needs), wait=True)  # ours already: start over
         customers.update(again)
-        waiting = [request for request in waiting if request.customer_no in needs]
-        await load(conn, again, waiting, settings.scales, depths=depths)
-    return Deciding(
-        requests, [outcomes[id(request)] for request in requests], customers, loaded.now
-    )
+        waiting = [(place, request) for place, request in waiting if request.customer_no in needs]
+        await load(conn, again, [r for _, r in waiting], settings.scales, depths=depths)
+    return [outcomes[place] for place in range(len(requests))], loaded.now
 
 
 def _deeper(need: NeedMore, depth: Depth | None) -> Depth:
@@ -136,24 +128,24 @@ def _nobody(request: Request, render: Render) -> Result:
 
 def _decide_live(
     customers: dict[int, Books],
-    requests: list[Request],
+    requests: list[tuple[int, Request]],
     settings: Settings,
     loaded: Loaded,
     outcomes: dict[int, Outcome],
 ) -> dict[int, NeedMore]:
-    """Add the outcomes by request; returns of which customers more has to be loaded."""
+    """Add the outcomes by place; returns of which customers more has to be loaded."""
     needs: dict[int, NeedMore] = {}
-    for request in requests:
+    for place, request in requests:
         if request.customer_no in needs:
             continue
         if request.api_key_no in loaded.dead_keys:
-            outcomes[id(request)] = refuse(
+            outcomes[place] = refuse(
                 401, "key_revoked", "This API key was revoked or has expired. Use another."
             )
             continue
         books = customers[request.customer_no]
         try:
-            outcomes[id(request)] = decide_one(books, request, settings, loaded.now)
+            outcomes[place] = decide_one(books, request, settings, loaded.now)
         except NeedMore as need:
             needs[need.customer_no] = need
     return needs

@@ -125,7 +125,7 @@ def _read_carefully(raw: bytes, items: str | None) -> Body:
     if not isinstance(value, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _malformed("it is not an object")
     flaws: list[FieldError] = []
-    _find_flaws(value, "", 1, flaws)
+    _find_flaws(value, "", 1, flaws, items)
     if not flaws:
         return Body(value, canonical(value))
     if items is not None and all(flaw.pointer.startswith(items + "/") for flaw in flaws):
@@ -147,14 +147,16 @@ def _too_deep() -> ProblemError:
 ERRORS_MAX: Final = 100
 """Shown at once: who sends more of them has one mistake to find, not many."""
 FLAWS_MAX: Final = 1_000
-"""More than a batch has items: enough to tell for each whether it has one."""
+"""As many as a batch has items: of each item only the first flaw counts."""
 
 
 _Container = dict[str, Any] | list[Any]
 _SOUND: Final = frozenset({int, Number, bool, type(None)})
 
 
-def _find_flaws(value: _Container, pointer: str, depth: int, flaws: list[FieldError]) -> None:
+def _find_flaws(
+    value: _Container, pointer: str, depth: int, flaws: list[FieldError], items: str | None = None
+) -> None:
     """Add what is wrong below `pointer`. Places are spelled out only where something may be."""
     if depth > DEPTH_MAX:
         words = f"The body is nested deeper than {DEPTH_MAX}."
@@ -163,7 +165,11 @@ def _find_flaws(value: _Container, pointer: str, depth: int, flaws: list[FieldEr
     if isinstance(value, list):
         for index, item in enumerate(value):
             if type(item) not in _SOUND and not (type(item) is str and _is_sound(item)):
-                _find_flaws_at(item, f"{pointer}/{index}", depth, flaws)
+                found = [] if pointer == items else flaws
+                _find_flaws_at(item, f"{pointer}/{index}", depth, found)
+                if found is not flaws and len(flaws) < FLAWS_MAX:
+                    # However much is wrong in one item, the flaws of the others are found.
+                    flaws += found[:1]
         return
     if isinstance(value, _Doubled):
         for name in value.names:
@@ -174,10 +180,12 @@ def _find_flaws(value: _Container, pointer: str, depth: int, flaws: list[FieldEr
             words = f"The name {_text_flaw(name)}: leave it out."
             flaws.append(FieldError(f"{pointer}/{escape(name)}", "invalid_text", words))
         if type(member) not in _SOUND and not (type(member) is str and _is_sound(member)):
-            _find_flaws_at(member, f"{pointer}/{escape(name)}", depth, flaws)
+            _find_flaws_at(member, f"{pointer}/{escape(name)}", depth, flaws, items)
 
 
-def _find_flaws_at(value: Any, pointer: str, depth: int, flaws: list[FieldError]) -> None:
+def _find_flaws_at(
+    value: Any, pointer: str, depth: int, flaws: list[FieldError], items: str | None = None
+) -> None:
     if len(flaws) >= FLAWS_MAX:
         return
     if isinstance(value, str):
@@ -187,7 +195,7 @@ def _find_flaws_at(value: Any, pointer: str, depth: int, flaws: list[FieldError]
         words = f"The number has more than {NUMBER_DIGITS_MAX} digits, written out."
         flaws.append(FieldError(pointer, "invalid_number", words))
     else:
-        _find_flaws(value, pointer, depth + 1, flaws)
+        _find_flaws(value, pointer, depth + 1, flaws, items)
 
 
 def _is_sound(text: str) -> bool:
@@ -205,8 +213,14 @@ def _text_flaw(text: str) -> str | None:
     return None
 
 
+NAME_CHARS_MAX: Final = 100
+"""Of a member's name in a pointer: the answer to a large body is small."""
+
+
 def escape(name: str) -> str:
     """A member name as one step of a JSON Pointer. What is no Unicode is shown as `?`."""
+    if len(name) > NAME_CHARS_MAX:
+        name = name[:NAME_CHARS_MAX] + "…"
     shown = name.encode(errors="replace").decode()
     return shown.replace("~", "~0").replace("/", "~1")
 

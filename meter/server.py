@@ -101,7 +101,12 @@ class _Protocol(HttpToolsProtocol):
         self.header_bytes = 0
 
     def on_headers_complete(self) -> None:
-        if len(self.url) > URL_BYTES_MAX or len(self.headers) > HEADERS_MAX:
+        size = sum([len(name) + len(value) for name, value in self.headers])
+        if (
+            len(self.url) > URL_BYTES_MAX
+            or len(self.headers) > HEADERS_MAX
+            or size > HEADER_BYTES_MAX
+        ):
             words = "The address or the headers are over the limit."
             self.verdict = (431, "headers_too_large", words)
             raise ValueError(words)

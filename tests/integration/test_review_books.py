@@ -36,7 +36,8 @@ async def test_series_from_the_past_is_caught_up_whole_or_refused(
         )
         use = Consume(**player.common(), asset="credits", amount=UNIT)
         given, used = await transact(conn, [series, use], SETTINGS, render, wait=True)
-        assert given is not None and used is not None
+        assert given is not None
+        assert used is not None
         assert (given.status, used.status) == (status, 201 if status == 201 else 402)
         if status == 201:
             [drawn] = msgspec.json.decode(used.body)["lots"]
@@ -63,6 +64,16 @@ async def test_batch_in_which_all_need_more_lots_is_loaded_twice(
     results = await transact(conn, uses, SETTINGS, render, wait=True)
     assert {result.status for result in results if result is not None} == {201}
     assert loads == 2
+
+
+async def test_twin_that_is_the_same_object_is_remembered_once(conn: Connection) -> None:
+    player = await Player.enter(conn)
+    await player.grant(5)
+    use = Consume(**player.common(), asset="credits", amount=UNIT)
+    for _ in range(2):
+        results = await transact(conn, [use, use], SETTINGS, render, wait=True)
+        assert [result and result.status for result in results] == [201, 201]
+    assert await conn.fetchval("SELECT count(*) FROM journals WHERE kind = 'charge'") == 1
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -92,6 +103,6 @@ async def test_asset_in_its_first_use_keeps_its_scale(pool: Pool) -> None:
         changed = asyncio.create_task(change())
         async with transaction(pool) as other:
             waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            while await other.fetchval(waits) == 0:
-                await asyncio.sleep(0)
+            while not changed.done() and await other.fetchval(waits) == 0:
+                pass
     assert await changed is None

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import ledger.grants
 import ledger.load
 import ledger.settle
 from ledger.decide import decide
@@ -169,7 +170,11 @@ class BooksMachine(RuleBasedStateMachine):
             assert [outcome.status for outcome in outcomes] == said
             for place in {place for place, _ in acts}:
                 self.agree(place)
-        self.sent += [(p, r) for (p, _), r in zip(acts, batch, strict=True) if r.key is not None]
+        self.sent += [
+            (place, request)
+            for (place, _), request, outcome in zip(acts, batch, outcomes, strict=True)
+            if request.key is not None and outcome.status != 503
+        ]
 
     def compare(self, batch: list[Request]) -> list[Outcome]:
         """Send a batch to the database and to the model; their answers are the same."""
@@ -303,7 +308,7 @@ def set_sizes(lots_first: int, lots_more: int, debts_first: int, steps_max: int)
     ledger.load.LOTS_FIRST, ledger.load.LOTS_MORE = lots_first, lots_more  # type: ignore[misc]
     ledger.load.DEBTS_FIRST = debts_first  # type: ignore[misc]
     ledger.load.DEBTS_MAX = ledger.load.DUE_MAX = steps_max + 1  # type: ignore[misc]
-    ledger.settle.STEPS_MAX = steps_max  # type: ignore[misc]
+    ledger.settle.STEPS_MAX = ledger.grants.STEPS_MAX = steps_max  # type: ignore[misc]
 
 
 def test_random_requests_on_the_database_equal_model_and_oracle(bench: Bench) -> None:
