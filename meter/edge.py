@@ -6,6 +6,7 @@ the same function, so both ways give the same answers.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -67,6 +68,8 @@ class Edge:
             for route in hot
             if route.path.startswith(_HOLDS) and route.path.count("/") == 4
         }
+        # Asked once: even a line that is not written costs more than the rest of this layer.
+        self.tells_all = logging.getLogger().isEnabledFor(logging.DEBUG)
         self.cors = frozenset(origin.encode() for origin in service.config.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,9 +101,20 @@ class Edge:
             template, status = route.path, reply.status
         else:
             template, status = await self.pass_on(scope, receive, send, extra)
-        self.service.metrics.request(
-            template, scope["method"], status, perf_counter() - started, scope.get("reply_code")
-        )
+        seconds, code = perf_counter() - started, scope.get("reply_code")
+        self.service.metrics.request(template, scope["method"], status, seconds, code)
+        if status >= 500 or self.tells_all:
+            log.log(
+                logging.WARNING if status >= 500 else logging.DEBUG,
+                "answered",
+                route=template,
+                method=scope["method"],
+                status=status,
+                code=code,
+                seconds=round(seconds, 6),
+                request_id=request_id,
+                trace_id=trace.trace_id,
+            )
 
     def match(self, path: str) -> tuple[Route, tuple[str, ...]] | None:
         """The hot route of a path, and the ids in it."""
