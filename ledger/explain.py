@@ -13,9 +13,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from ledger.amounts import format_amount
 from ledger.chart import CREDIT_ACCOUNTS, net
-from ledger.load import read_hold, read_lot
 from ledger.overage import limit_left, policy_for
 from ledger.reads import LOTS_SHOWN, OverageUse, overage_use, settled, spendable_lots
+from ledger.rows import read_hold, read_lot
 from ledger.settle import account_of
 from ledger.state import Account, Books, Hold, Lot, Settings
 from sql import queries

@@ -51,7 +51,7 @@ def reserve(books: Books, request: Reserve, settings: Settings, now: datetime) -
         policy=policy,
         pins={},
         expires_at=now + lifetime,
-        created_at=now,
+        created_at=books.moment(now),
         reference=notes.reference if notes else None,
         metadata=notes.metadata if notes else None,
         is_new=True,
@@ -179,7 +179,7 @@ def _add(books: Books, account: Account, hold: Hold, amount: int, now: datetime)
 def _remember_step(books: Books, hold: Hold, now: datetime) -> None:
     """Keep what the hold had pinned before a change that leaves it open."""
     hold.steps += 1
-    books.steps.append(HoldStep(hold.hold_no, hold.steps, now, hold.pinned))
+    books.steps.append(HoldStep(hold.hold_no, hold.steps, books.moment(now), hold.pinned))
 
 
 def capture(books: Books, request: Capture, settings: Settings, now: datetime) -> Outcome:

@@ -8,31 +8,29 @@ that reach further, are loaded in full.
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 from asyncpg import Record
 from msgspec import Struct
 
 from ledger.requests import (
     Capture,
-    Cost,
     Extend,
     Request,
     Reverse,
     VoidGrant,
     VoidHold,
 )
+from ledger.rows import Row, add_draws, read_charge, read_grant, read_hold, read_lot
 from ledger.settle import STEPS_MAX
 from ledger.state import (
     Account,
     Answered,
     Books,
-    Charge,
     ChargeLine,
     Debt,
     Draw,
     Grant,
-    Hold,
     Lot,
 )
 from sql import queries
@@ -48,8 +46,6 @@ LOTS_MAX: Final = 20_000
 DEBTS_MAX: Final = STEPS_MAX + 1
 DUE_MAX: Final = STEPS_MAX + 1
 
-Row = Record | tuple[Any, ...]
-
 
 class TooMuch(Exception):
     """One request would work on more than LOTS_MAX open lots of a customer."""
@@ -57,6 +53,10 @@ class TooMuch(Exception):
     def __init__(self, customer_no: int) -> None:
         super().__init__(f"customer {customer_no} has more open lots than one request can use")
         self.customer_no = customer_no
+
+
+class ScaleChanged(Exception):
+    """An asset has another scale than this process knows: read the assets again."""
 
 
 class Depth(IntEnum):
@@ -152,6 +152,8 @@ async def load(
         DEBTS_FIRST,
     )
     assert row is not None
+    if any(scales.get(asset) != scale for asset, scale in row["scales"]):
+        raise ScaleChanged
     now: datetime = row["now"]
     for customer_no, books in customers.items():
         books.is_full = books.has_late = books.has_due = False
@@ -266,7 +268,10 @@ async def _load_all_lots(
         if counts[row[0]] == LOTS_MAX:
             raise TooMuch(row[0])
     if late:
-        for row in await conn.fetch(queries.lots_load_expired, list(customers), now):
+        expired = await conn.fetch(queries.lots_load_expired, list(customers), now, LOTS_MAX)
+        if len(expired) == LOTS_MAX:
+            raise TooMuch(expired[-1][0])
+        for row in expired:
             _keep_lot(customers[row[0]], read_lot(row))
     for books in customers.values():
         books.is_full, books.has_late = True, late
@@ -283,8 +288,11 @@ async def _load_charges(
     for charge_row in row["charges"] or ():
         charge = read_charge(charge_row)
         customers[charge_row[0]].charges[charge.seq] = charge
-    for draw in sorted(row["draws"] or (), key=lambda draw: draw[:3]):
-        add_draw(customers[draw[0]].charges[draw[1]], draw)
+    draws: dict[int, list[Row]] = {}
+    for draw in row["draws"] or ():
+        draws.setdefault(draw[0], []).append(draw)
+    for customer_no, rows in draws.items():
+        add_draws(customers[customer_no].charges, rows)
     for debt_row in row["debts"] or ():
         books = customers[debt_row[0]]
         _keep_debt(books, debt_row)
@@ -350,96 +358,3 @@ def _keep_grant(books: Books, row: Row) -> Grant:
     if grant is None:
         grant = books.grants[row[1]] = read_grant(row)
     return grant
-
-
-def read_lot(row: Row) -> Lot:
-    """A lot from a row of `lots_load`'s columns."""
-    return Lot(
-        *row[1:14],
-        is_upcoming=row[14],
-        is_rollover=row[15],
-        voided_at=row[16],
-        cost=None if row[17] is None else Cost(row[17], row[18]),
-        deferred_amount=row[19],
-        deferred_units=row[20],
-    )
-
-
-def read_hold(row: Row) -> Hold:
-    """A hold from a row of `books_load`'s hold columns."""
-    lots, amounts = row[9], row[10]
-    pins: dict[int, int] = {}
-    if lots:
-        pins = dict(zip(map(int, lots.split(",")), map(int, amounts.split(",")), strict=True))
-    return Hold(
-        *row[1:9],
-        pins=pins,
-        steps=row[11],
-        expires_at=row[12],
-        created_at=row[13],
-        ended_at=row[14],
-        ended_created_at=row[15],
-        reference=row[16],
-        metadata=row[17],
-    )
-
-
-def read_charge(row: Row) -> Charge:
-    """A charge from a row of `charges_load`'s charge columns; its draws come by `add_draw`."""
-    return Charge(
-        seq=row[1],
-        asset="",
-        draws=[],
-        billed=0,
-        owed=0,
-        effective_at=row[2],
-        created_at=row[3],
-        hold_no=row[4],
-        late=row[5],
-        reference=row[6] if row[10] is None else row[10],
-        metadata=row[7],
-        reversed=row[8],
-        was_reversed=row[9],
-    )
-
-
-def add_draw(charge: Charge, row: Row) -> None:
-    """One transfer of a charge (customer, seq, line, asset, debit, amount, lot), in line order."""
-    charge.asset = row[3]
-    debit, amount, lot_no = row[4], row[5], row[6]
-    if debit == "owed":
-        charge.owed += amount
-    elif debit == "billed":
-        charge.billed += amount
-    else:
-        for place, draw in enumerate(charge.draws):
-            if draw.lot_no == lot_no:
-                charge.draws[place] = Draw(lot_no, draw.amount + amount)
-                return
-        charge.draws.append(Draw(lot_no, amount))
-
-
-def read_grant(row: Row) -> Grant:
-    """A grant from a row of `grants_load`'s first 22 columns."""
-    return Grant(
-        grant_no=row[1],
-        asset=row[2],
-        amount=row[3],
-        category=row[4],
-        cost=None if row[5] is None else Cost(row[5], row[6]),
-        priority=row[7],
-        effective_at=row[8],
-        expires_at=row[9],
-        interval=row[10],
-        count=row[11] or 1,
-        anchor=row[12],
-        rollover_max=row[13],
-        rollover_expires_in=row[14],
-        next_start_at=row[15],
-        voided_at=row[16],
-        void_money=row[17],
-        origin=row[18],
-        has_purchase=row[19],
-        journal_seq=row[20],
-        created_at=row[21],
-    )

@@ -11,15 +11,11 @@ from asyncpg import Record
 from msgspec import Struct
 
 from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
-from ledger.load import array_text
+from ledger.load import ScaleChanged, array_text
 from ledger.requests import Request
 from ledger.state import Account, Books, Grant, Hold, Lot
 from sql import queries
 from sql.pool import Connection
-
-
-class ScaleChanged(Exception):
-    """An asset has another scale than the request was read with: read the assets again."""
 
 
 class Reply(Struct, frozen=True):
@@ -34,7 +30,7 @@ class Reply(Struct, frozen=True):
 _CUSTOMERS: Final = "iii..."
 _ACCOUNTS: Final = "i.."
 _LOTS: Final = "iiii"
-_HOLDS_MADE: Final = "ii.iii......"
+_HOLDS_MADE: Final = "ii.iii......."
 _HOLDS_MOVED: Final = "ii.iii...i..."
 _JOURNALS: Final = "ii.....nnnnn......"
 _TRANSFERS: Final = "iii...inn"
@@ -155,6 +151,7 @@ def _made_hold(books: Books, hold: Hold) -> Sequence[Any]:
         hold.expires_at,
         hold.reference,
         hold.metadata,
+        hold.created_at,
     )
 
 

@@ -147,7 +147,8 @@ def finish(books: Books, journal: Journal) -> bool:
     journal.hash = chain_hash(books.last_hash, canonical(books.customer_no, journal))
     books.last_seq = journal.seq
     books.last_hash = journal.hash
-    books.last_created_at = journal.created_at
+    if books.last_created_at is None or journal.created_at > books.last_created_at:
+        books.last_created_at = journal.created_at
     books.journals.append(journal)
     books.is_changed = True
     return True

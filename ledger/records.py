@@ -11,8 +11,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ledger.amounts import format_amount
 from ledger.answers import EMPTY, ChargeAnswer, Metadata, charge_answer, empty_object
-from ledger.load import add_draw, read_charge
 from ledger.reads import SCAN_MAX, UnknownCustomer, find, page, settled
+from ledger.rows import add_draws, read_charge
 from ledger.settle import account_of
 from ledger.state import Books, Charge, Settings
 from sql import queries
@@ -139,9 +139,7 @@ async def _read_charges(conn: Connection, customer_no: int, seqs: list[int]) -> 
     row = await conn.fetchrow(queries.charges_load, [customer_no] * len(seqs), seqs)
     assert row is not None, "a SELECT without FROM has one row"
     found = {line[1]: read_charge(line) for line in row["charges"] or ()}
-    for draw in sorted(row["draws"] or (), key=lambda draw: draw[:3]):
-        if draw[1] in found:
-            add_draw(found[draw[1]], draw)
+    add_draws(found, row["draws"] or ())
     return [found[seq] for seq in sorted(found, reverse=True)]
 
 

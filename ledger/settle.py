@@ -362,7 +362,7 @@ def end_hold(
     release_uncovered(account, hold, hold.uncovered)
     hold.status = status
     hold.ended_at = at
-    hold.ended_created_at = now
+    hold.ended_created_at = books.moment(now)
     books.change_hold(hold)
     books.is_changed = True
     if journal is None:

@@ -343,6 +343,8 @@ class Books(Struct, eq=False):
     horizon: dict[str, BurnKey] = {}
     """Per asset, where the loaded part of the burn order ends, if it is cut."""
 
+    learned: tuple[datetime, datetime] | None = None
+    """What the clock said, and the `moment` made of it."""
     settled_at: datetime | None = None
     is_unsettled: bool = False
     """Time has done more than one request may post."""
@@ -364,6 +366,19 @@ class Books(Struct, eq=False):
         self.last_no += 1
         self.is_changed = True
         return self.last_no
+
+    def moment(self, now: datetime) -> datetime:
+        """When the book learns of what this batch does to holds: after all that it knew before.
+
+        The clock, unless it has stepped back. So a past moment of the book never changes.
+        """
+        if self.learned is not None and self.learned[0] == now:
+            return self.learned[1]
+        last = self.last_created_at
+        moment = now if last is None or now > last else last + MICROSECOND
+        self.learned, self.last_created_at = (now, moment), moment
+        self.is_changed = True
+        return moment
 
     def due(self, at: datetime | None) -> None:
         """Something falls due at `at`."""

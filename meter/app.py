@@ -43,9 +43,9 @@ def _handler(route: Route) -> Any:
     async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
         scope = cast("Scope", request.scope)
         edge: Edge = scope["drawdown"][0]
-        # From the path as it was sent: the framework tidies up the slashes in a key.
-        match = pattern.fullmatch(unquote(scope["raw_path"].decode("latin-1")))
-        ids = match.groups() if match else tuple(map(str, request.path_params.values()))
+        ids = _ids(pattern, scope["raw_path"].decode("latin-1"))
+        if ids is None:
+            raise NotFoundException
         reply = await edge.answer(
             route,
             ids,
@@ -76,6 +76,17 @@ def _with_options(framework: App) -> App:
         await send({"type": "http.response.body", "body": b""})
 
     return answer
+
+
+def _ids(pattern: re.Pattern[str], sent: str) -> tuple[str, ...] | None:
+    """The ids of a path, from the path as it was sent: an encoded slash belongs to an id.
+
+    The framework decodes first and tidies up slashes: it would find another id than was meant.
+    """
+    if match := pattern.fullmatch(sent) or pattern.fullmatch(sent.removesuffix("/")):
+        return tuple(map(unquote, match.groups()))
+    match = pattern.fullmatch(unquote(sent))
+    return None if match is None else match.groups()
 
 
 def _pattern(route: Route) -> re.Pattern[str]:

@@ -18,6 +18,7 @@ from meter import parse
 from meter.auth import Key
 from meter.limits import Limiter
 from meter.observe import new_request_id, trace_of
+from meter.parse import Body
 from meter.problems import ProblemError, of_fault
 from meter.route import Call, Reply, Route
 from meter.scopes import allows
@@ -54,6 +55,8 @@ PREFLIGHT: Final = Reply(
 """Browsers of the allowed origins may read, and no more."""
 
 _HOLDS: Final = "/v1/holds/"
+PARSED_AT_ONCE_MAX: Final = 64 * 1024
+"""Bytes of a body that are read in the event loop: at most a few milliseconds of it."""
 
 
 class Edge:
@@ -77,7 +80,7 @@ class Edge:
             await self.framework(scope, receive, send)
             return
         started = perf_counter()
-        headers = dict(scope["headers"])
+        headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
         trace = trace_of(headers.get(b"traceparent"))
         scope["drawdown"] = (self, request_id, trace)
@@ -156,6 +159,8 @@ class Edge:
         _, request_id, trace = scope["drawdown"]
         limits: tuple[tuple[bytes, bytes], ...] = ()
         try:
+            if len(headers) < len(scope["headers"]):
+                _refuse_doubles(scope["headers"])
             key = ANYONE
             if route.scope is not None:
                 key = self.service.keys.cached(headers.get(b"authorization")) or (
@@ -178,7 +183,7 @@ class Edge:
             )
             if route.body is not None:
                 call.raw = await _read(route, receive, headers)
-                call.body = parse.read_body(call.raw or b"{}", items=route.items)
+                call.body = await _parse(call.raw or b"{}", route.items)
             reply = await route.handler(call)
         except ProblemError as error:
             reply = _problem(error, request_id)
@@ -199,6 +204,7 @@ INTERNAL: Final = ProblemError(
 )
 
 
+ENDED_EARLY: Final = ProblemError(400, "malformed", "The body ended early. Nothing was written.")
 UNREADABLE: Final = ProblemError(
     400, "malformed", "The path is not readable: percent-encoded UTF-8 is expected."
 )
@@ -274,6 +280,8 @@ async def _read(route: Route, receive: Receive, headers: Mapping[bytes, bytes]) 
     if b"content-encoding" in headers:
         raise ProblemError(415, "unsupported_media_type", "Send the body without an encoding.")
     message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ENDED_EARLY
     body: bytes = message.get("body", b"")
     if not message.get("more_body", False):
         if len(body) > route.body_max:
@@ -283,12 +291,26 @@ async def _read(route: Route, receive: Receive, headers: Mapping[bytes, bytes]) 
     while message.get("more_body", False):
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ProblemError(400, "malformed", "The body ended early.")
+            raise ENDED_EARLY
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > route.body_max:
             raise _too_large(route)
     return b"".join(parts)
+
+
+async def _parse(raw: bytes, items: str | None) -> Body:
+    """Read a body; a large one beside the loop, or everybody else would wait for it."""
+    if len(raw) <= PARSED_AT_ONCE_MAX:
+        return parse.read_body(raw, items=items)
+    return await asyncio.to_thread(parse.read_body, raw, items=items)
+
+
+def _refuse_doubles(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Two keys, or two logins, in one request: nobody can say which was meant."""
+    for name in (b"idempotency-key", b"authorization", b"content-type", b"content-length"):
+        if sum(header[0] == name for header in headers) > 1:
+            raise ProblemError(400, "malformed", f"The header {name.decode()} came twice.")
 
 
 def _too_large(route: Route) -> ProblemError:

@@ -7,6 +7,7 @@ alone. A batch that fails is run again in halves, down to the request at fault.
 """
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,10 +16,10 @@ from typing import Final, Protocol
 import structlog
 from msgspec import Struct
 
-from ledger.post import ScaleChanged
+from ledger.load import LOTS_MAX, ScaleChanged, TooMuch
 from ledger.requests import Request
 from ledger.state import Settings
-from ledger.transact import Render, Result, TooMuch, transact
+from ledger.transact import Render, Result, transact
 from meter.problems import problem_body
 from sql.errors import (
     DatabaseBusy,
@@ -56,6 +57,9 @@ class Item(Struct, eq=False):
     request: Request
     answer: asyncio.Future[Result]
     since: float
+    unknown_since: float | None = None
+    """Since when nobody knows whether it was committed; until a later run tells."""
+    is_open: bool = True
 
 
 class Batcher:
@@ -150,10 +154,10 @@ class Batcher:
             self.gauges.waited(started - batch[0].since)
             fresh = self._drop_stale(batch, started)
             try:
-                locked = await self._run(fresh, wait=False) if fresh else []
+                locked = await self._run_safely(fresh, wait=False)
             finally:
                 # Also when the lane is cancelled: nobody may wait for ever.
-                self._release(batch, locked=())
+                self._release(batch)
             for no in {item.request.customer_no for item in locked}:
                 self._wait_alone([i for i in locked if i.request.customer_no == no])
             self.gauges.batch(len(fresh), loop.time() - started)
@@ -167,7 +171,7 @@ class Batcher:
                 fresh.append(item)
         return fresh
 
-    def _release(self, batch: Sequence[Item], locked: Sequence[Item]) -> None:
+    def _release(self, batch: Sequence[Item]) -> None:
         self.in_flight.difference_update(item.request.customer_no for item in batch)
         if self.waiting:
             self.wake.set()
@@ -179,77 +183,108 @@ class Batcher:
         async def wait() -> None:
             try:
                 async with self.lock_waits:
-                    await self._run(items, wait=True)
+                    await self._run_safely(items, wait=True)
             finally:
-                self._release(items, locked=())
+                self._release(items)
 
         task = asyncio.create_task(wait())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    async def _run_safely(self, items: list[Item], *, wait: bool) -> list[Item]:
+        """`_run`; a fault of ours ends in answers, never in a lane that has died."""
+        try:
+            locked = await self._run(items, wait=wait) if items else []
+        except Exception as error:
+            self._refuse([item for item in items if item.is_open], "internal", error)
+            return []
+        if wait:
+            self._refuse(locked, "busy", None)
+            return []
+        return locked
+
     async def _run(self, items: list[Item], *, wait: bool) -> list[Item]:
         """Run a batch and answer it. The items whose customers are locked by others come back."""
-        loop = asyncio.get_running_loop()
-        unknown_since: float | None = None
-        for attempt in range(1, 1_000):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
-                async with transaction(self.pool) as conn:
-                    results = await transact(
-                        conn,
-                        [item.request for item in items],
-                        self.settings(),
-                        self.render,
-                        wait=wait,
-                        timed=self.gauges.batch_step,
-                    )
-                    decided = loop.time()
-                self.gauges.batch_step("commit", loop.time() - decided)
-            except OutcomeUnknown as fault:
-                # Decided again: the keys, read under the lock, tell what was written.
-                unknown_since = unknown_since or loop.time()
-                self.gauges.retried("outcome_unknown")
-                log.warning("commit_outcome_unknown", error=str(fault), requests=len(items))
-            except TransactionConflict as fault:
-                self.gauges.retried("conflict")
-                if attempt > RETRIES_MAX:
-                    return self._refuse(items, "busy", fault, unknown_since)
-            except DatabaseBusy as fault:
-                if unknown_since is None:
-                    return self._refuse(items, "busy", fault, None)
-            except DatabaseUnavailable as fault:
-                # A connection may have died in the pool while the server is well: once more.
-                self.gauges.retried("unavailable")
-                if unknown_since is None and attempt > 1:
-                    return self._refuse(items, "database_unavailable", fault, None)
-            except ScaleChanged:
-                if self.refresh_assets is None or attempt > RETRIES_MAX:
-                    return await self._split(items, wait=wait, error=None)
-                await self.refresh_assets()
-            except TooMuch as error:
-                return await self._split(items, wait=wait, error=error)
+                results = await self._transact(items, wait=wait)
             except Exception as error:
-                return await self._split(items, wait=wait, error=error)
+                fate = await self._fate(items, error, attempt)
+                if fate == "split":
+                    return await self._split(items, error, wait=wait)
+                if fate != "again":
+                    self._refuse(items, fate, error)
+                    return []
             else:
                 return self._answer_all(items, results)
-            if unknown_since is not None and loop.time() - unknown_since > UNKNOWN_SECONDS_MAX:
-                return self._refuse(items, "outcome_unknown", None, unknown_since)
             await asyncio.sleep(min(0.005 * 2**attempt, 0.25) * random.uniform(0.5, 1.0))
-        raise AssertionError("bounded by the cases above")
 
-    async def _split(self, items: list[Item], *, wait: bool, error: Exception | None) -> list[Item]:
+    async def _transact(self, items: list[Item], *, wait: bool) -> list[Result | None]:
+        loop = asyncio.get_running_loop()
+        async with transaction(self.pool) as conn:
+            results = await transact(
+                conn,
+                [item.request for item in items],
+                self.settings(),
+                self.render,
+                wait=wait,
+                timed=self.gauges.batch_step,
+            )
+            decided = loop.time()
+        self.gauges.batch_step("commit", loop.time() - decided)
+        return results
+
+    async def _fate(self, items: list[Item], error: Exception, attempt: int) -> str:
+        """What becomes of a batch that failed: `again`, `split`, or the code it is refused with.
+
+        Bounded: conflicts by RETRIES_MAX, an unknown outcome by UNKNOWN_SECONDS_MAX.
+        """
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, OutcomeUnknown):
+            # Decided again: the keys, read under the lock, tell what was written.
+            self.gauges.retried("outcome_unknown")
+            log.warning("commit_outcome_unknown", error=str(error), requests=len(items))
+            for item in items:
+                item.unknown_since = item.unknown_since or now
+        since = min((i.unknown_since for i in items if i.unknown_since is not None), default=None)
+        if since is not None and isinstance(error, DatabaseFault):
+            return "again" if now - since < UNKNOWN_SECONDS_MAX else "outcome_unknown"
+        if isinstance(error, TransactionConflict):
+            self.gauges.retried("conflict")
+            return "again" if attempt <= RETRIES_MAX else "busy"
+        if isinstance(error, DatabaseBusy):
+            return "busy"
+        if isinstance(error, DatabaseUnavailable):
+            # A connection may have died in the pool while the server is well: once more.
+            self.gauges.retried("unavailable")
+            return "again" if attempt == 1 else "database_unavailable"
+        if isinstance(error, ScaleChanged) and self.refresh_assets is not None:
+            return await self._refresh(self.refresh_assets, attempt)
+        return "split"
+
+    async def _refresh(self, refresh: Callable[[], Awaitable[None]], attempt: int) -> str:
+        try:
+            await refresh()
+        except DatabaseFault:
+            return "database_unavailable"
+        return "again" if attempt <= RETRIES_MAX else "busy"
+
+    async def _split(self, items: list[Item], error: Exception, *, wait: bool) -> list[Item]:
         """Halve a failed batch until the request at fault stands alone."""
         if len(items) == 1:
-            item = items[0]
-            if isinstance(error, TooMuch):
-                self._answer(item, self._refusal(item.request, 409, "too_many_lots"))
-            else:
-                log.error("request_failed", exc_info=error, request_id=item.request.request_id)
-                self._answer(item, self._refusal(item.request, 500, "internal"))
+            is_large = isinstance(error, TooMuch)
+            self._refuse(items, "too_many_lots" if is_large else "internal", error)
             return []
         self.gauges.retried("split")
         middle = len(items) // 2
         first = await self._run(items[:middle], wait=wait)
-        return first + await self._run(items[middle:], wait=wait)
+        # A customer's requests keep their order: what comes after a locked one waits with it.
+        held = {item.request.customer_no for item in first}
+        kept = [item for item in items[middle:] if item.request.customer_no in held]
+        rest = [item for item in items[middle:] if item.request.customer_no not in held]
+        return [*first, *kept, *(await self._run(rest, wait=wait) if rest else [])]
 
     def _answer_all(self, items: list[Item], results: list[Result | None]) -> list[Item]:
         locked: list[Item] = []
@@ -260,21 +295,27 @@ class Batcher:
                 self._answer(item, result)
         return locked
 
-    def _refuse(
-        self,
-        items: list[Item],
-        code: str,
-        fault: DatabaseFault | None,
-        unknown_since: float | None,
-    ) -> list[Item]:
-        if unknown_since is not None:
-            code = "outcome_unknown"
-        log.warning("batch_refused", code=code, error=str(fault), requests=len(items))
+    def _refuse(self, items: list[Item], code: str, error: Exception | None) -> None:
+        """Answer with a refusal; where a commit may have gone through, it says just that."""
+        if not items:
+            return
+        is_ours = code == "internal"
+        log.log(
+            logging.ERROR if is_ours else logging.WARNING,
+            "batch_refused",
+            code=code,
+            error=str(error),
+            requests=[item.request.request_id for item in items[:10]],
+            count=len(items),
+            exc_info=error if is_ours else None,
+        )
         for item in items:
-            self._answer(item, self._refusal(item.request, 503, code))
-        return []
+            known = code if item.unknown_since is None else "outcome_unknown"
+            status = {"internal": 500, "too_many_lots": 409}.get(known, 503)
+            self._answer(item, self._refusal(item.request, status, known))
 
     def _answer(self, item: Item, result: Result) -> None:
+        item.is_open = False
         self.unanswered -= 1
         if self.unanswered == 0:
             self.idle.set()
@@ -293,7 +334,7 @@ DETAILS: Final = {
     "database_unavailable": f"The database is not available. {_AGAIN}",
     "outcome_unknown": "The database went away while committing. It may have been applied: send it "
     "again with the same key, and the answer will tell.",
-    "too_many_lots": "This customer has more open lots than one request can work on. Void lots "
-    "that are not needed, or draw less at a time.",
+    "too_many_lots": f"This customer has more than {LOTS_MAX:,} open lots, and this request would "
+    "work on all of them. Void lots that are not needed, or draw less at a time.",
     "internal": "Something went wrong on our side. Nothing was written for this request.",
 }

@@ -119,6 +119,14 @@ def codes_of(route: Route) -> list[str]:
         codes += _WITH_KEY
     if route.query:
         codes += ["invalid_query", "invalid_cursor"]
+        by_name = {
+            "customer_id": "invalid_customer_id",
+            "asset": "invalid_asset",
+            "at": "invalid_timestamp",
+            "from": "invalid_timestamp",
+            "to": "invalid_timestamp",
+        }
+        codes += [by_name[query.name] for query in route.query if query.name in by_name]
     codes += ["malformed", "invalid_query", "invalid_text"]
     codes += _of_members(route)
     return list(dict.fromkeys(codes))
@@ -149,7 +157,8 @@ def _of_members(route: Route) -> list[str]:
     codes += [code for member, code in by_member.items() if member in fields]
     if {"effective_at", "expires_at", "to"} & set(fields):
         codes.append("invalid_timestamp")
-    if "invalid_amount" in codes:
+    if {"invalid_amount", "invalid_overage"} & set(codes):
+        codes.append("invalid_amount")
         codes.append("amount_out_of_range")
     if "{customer_id}" in route.path:
         codes.append("invalid_customer_id")

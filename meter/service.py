@@ -14,9 +14,8 @@ from msgspec import Struct
 from ledger import customers
 from ledger.answers import Problem
 from ledger.customers import Installation
-from ledger.load import TooMuch
+from ledger.load import ScaleChanged, TooMuch
 from ledger.outcome import Outcome
-from ledger.post import ScaleChanged
 from ledger.requests import Request, Settle
 from ledger.state import Settings
 from ledger.transact import Result, transact
@@ -164,7 +163,8 @@ class Service:
             raise ProblemError(
                 422,
                 "invalid_asset",
-                f"{code[:64]!r} is not an asset of credits. PUT /v1/assets/{{code}} makes one.",
+                "This is not an asset of credits: GET /v1/assets lists them, PUT /v1/assets/{code} "
+                "makes one.",
                 pointer=pointer,
             )
         return asset.scale
@@ -266,8 +266,10 @@ class Service:
                 if due is None or due > target:
                     break
                 await customers.advance_clock(conn, due - await customers.now(conn))
-            await self.settle_due()
+            done = await self.settle_due()
             steps += 1
+            if done["customers"] == 0:
+                raise ProblemError(503, "busy", "Something due can't be posted now: see the log.")
         async with transaction(self.pool) as conn:
             now = await customers.advance_clock(conn, target - await customers.now(conn))
         self.keys.forget()  # some may have expired meanwhile

@@ -207,7 +207,11 @@ async def _acquire(pool: Pool, seconds: float) -> PoolConnectionProxy:
     except asyncpg.InterfaceError as error:
         raise DatabaseUnavailable(f"the pool is closed: {error}") from error
     except (OSError, asyncpg.PostgresError) as error:
-        raise _unreachable(error) from error
+        fault = _unreachable(error)
+        if not isinstance(fault, DatabaseFault):
+            # The login was right when the pool was opened: somebody is changing the server.
+            fault = DatabaseUnavailable(f"the database takes no connection: {error}")
+        raise fault from error
 
 
 async def _release(pool: Pool, conn: PoolConnectionProxy) -> None:

@@ -27,6 +27,8 @@ CREATE TABLE assets (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+CREATE INDEX assets_of_credits ON assets (asset) WHERE NOT is_money;
+
 -- The caller's own id of a customer, for ever mapped to our number. Not sharded: a small directory.
 CREATE TABLE customer_directory (
     customer_id text COLLATE "C" PRIMARY KEY,

@@ -204,10 +204,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "one retry less",
-        """("conflict")
-                if attempt > RETRIES_MAX:""",
-        """("conflict")
-                if attempt >= RETRIES_MAX:""",
+        "RETRIES_MAX: Final = 5",
+        "RETRIES_MAX: Final = 4",
         (f"{CONFLICTS}conflict_without_end_is_a_503_after_bounded_retries[40001]",),
     ),
 )

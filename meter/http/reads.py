@@ -38,7 +38,7 @@ def guarded(handler: Handler) -> Handler:
 
     async def guard(call: Call) -> Reply:
         try:
-            return await handler(call)
+            return await call.service.retried(lambda: handler(call))
         except UnknownCustomer as error:
             raise customer_missing() from error
         except Unsettled as error:

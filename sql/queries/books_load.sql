@@ -48,6 +48,7 @@ ORDER BY customer_no;
 SELECT
     service_now_v1() AS now,
     (SELECT closed_through FROM installation) AS closed_through,
+    (SELECT array_agg(row(a.asset, a.scale)) FROM assets AS a WHERE NOT a.is_money) AS scales,
     (
         SELECT array_agg(k.key_no)
         FROM api_keys AS k
@@ -345,4 +346,5 @@ FROM lots AS l
 WHERE
     l.customer_no = any($1::bigint[])
     AND l.has_expired
-    AND l.expires_at > $2::timestamptz - interval '36 days';
+    AND l.expires_at > $2::timestamptz - interval '36 days'
+LIMIT $3::integer;

@@ -67,15 +67,16 @@ holds_made AS (
     )
     SELECT
         customer_no, hold_no, asset, 'open', requested, amount, 0, uncovered, policy,
-        pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, $1::timestamptz, reference,
+        pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, created_at, reference,
         metadata
     FROM unnest(
         $15::text::bigint[], $16::text::bigint[], $17::text[], $18::text::bigint[],
         $19::text::bigint[], $20::text::bigint[],
-        $21::text[], $22::text[], $23::text[], $24::timestamptz[], $25::text[], $26::text[]
+        $21::text[], $22::text[], $23::text[], $24::timestamptz[], $25::text[], $26::text[],
+        $27::timestamptz[]
     ) AS v (
         customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
-        expires_at, reference, metadata
+        expires_at, reference, metadata, created_at
     )
 ),
 
@@ -94,10 +95,10 @@ holds_moved AS (
         ended_at = v.ended_at,
         ended_created_at = v.ended_created_at
     FROM unnest(
-        $27::text::bigint[], $28::text::bigint[], $29::text[], $30::text::bigint[],
-        $31::text::bigint[], $32::text::bigint[],
-        $33::text[], $34::text[], $35::text[], $36::text::integer[], $37::timestamptz[],
-        $38::timestamptz[], $39::timestamptz[]
+        $28::text::bigint[], $29::text::bigint[], $30::text[], $31::text::bigint[],
+        $32::text::bigint[], $33::text::bigint[],
+        $34::text[], $35::text[], $36::text[], $37::text::integer[], $38::timestamptz[],
+        $39::timestamptz[], $40::timestamptz[]
     ) AS v (
         customer_no, hold_no, status, amount, captured, uncovered, policy, pin_lots, pin_amounts,
         steps, expires_at, ended_at, ended_created_at
@@ -112,12 +113,12 @@ journals_made AS (
     )
     SELECT *
     FROM unnest(
-        $40::text::bigint[], $41::text::bigint[], $42::text[], $43::timestamptz[],
-        $44::timestamptz[],
-        $45::date[], $46::text[], $47::text::bigint[], $48::text::bigint[], $49::text::bigint[],
-        $50::text::bigint[],
-        $51::text::bigint[], $52::boolean[], $53::text[], $54::text[], $55::bytea[], $56::bytea[],
-        $57::bytea[]
+        $41::text::bigint[], $42::text::bigint[], $43::text[], $44::timestamptz[],
+        $45::timestamptz[],
+        $46::date[], $47::text[], $48::text::bigint[], $49::text::bigint[], $50::text::bigint[],
+        $51::text::bigint[],
+        $52::text::bigint[], $53::boolean[], $54::text[], $55::text[], $56::bytea[], $57::bytea[],
+        $58::bytea[]
     )
 ),
 
@@ -127,9 +128,9 @@ transfers_made AS (
     )
     SELECT *
     FROM unnest(
-        $58::text::bigint[], $59::text::bigint[], $60::text::integer[], $61::text[], $62::text[],
-        $63::text[],
-        $64::text::bigint[], $65::text::bigint[], $66::text::bigint[]
+        $59::text::bigint[], $60::text::bigint[], $61::text::integer[], $62::text[], $63::text[],
+        $64::text[],
+        $65::text::bigint[], $66::text::bigint[], $67::text::bigint[]
     )
 )
 
@@ -138,9 +139,9 @@ INSERT INTO requests (
 )
 SELECT customer_no, key, operation, fingerprint, status, body, trace_id, $1::timestamptz
 FROM unnest(
-    $67::text::bigint[], $68::text[], $69::text[], $70::bytea[], $71::text::smallint[],
-    $72::bytea[],
-    $73::text[]
+    $68::text::bigint[], $69::text[], $70::text[], $71::bytea[], $72::text::smallint[],
+    $73::bytea[],
+    $74::text[]
 ) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
 
 -- customers_set --

@@ -610,7 +610,7 @@ found AS (
     FULL JOIN (SELECT * FROM ordered WHERE is_last) AS o ON c.customer_no = o.customer_no
     WHERE
         coalesce(o.seq, 0) IS DISTINCT FROM c.last_seq
-        OR o.created_at IS DISTINCT FROM c.last_created_at
+        OR o.created_at > coalesce(c.last_created_at, '-infinity')
 )
 
 SELECT customer_no, NULL AS asset, what, NULL AS expected, NULL AS found

@@ -87,9 +87,7 @@ def is_asked_for(operation: Any, name: str) -> bool:
     return any(p["name"] == name and p["in"] == "query" for p in operation["parameters"])
 
 
-async def call(
-    api: Api, operation: tuple[str, str, Any], world: World, **other: str
-) -> Answer:
+async def call(api: Api, operation: tuple[str, str, Any], world: World, **other: str) -> Answer:
     """A request that works for a key that may; `other` names other things in its path."""
     method, template, described = operation
     customer_id = other.get("customer_id", world.customer_id)
@@ -117,9 +115,7 @@ async def test_open_route_needs_no_key(keys: Keys, operation: tuple[str, str, An
 
 
 @pytest.mark.parametrize("operation", SCOPED, ids=named)
-async def test_route_without_a_good_key_is_401(
-    keys: Keys, operation: tuple[str, str, Any]
-) -> None:
+async def test_route_without_a_good_key_is_401(keys: Keys, operation: tuple[str, str, Any]) -> None:
     described = Described(DOCUMENT)
     world = await furnish(keys.admin)
     before = await keys.admin.balance()

@@ -677,9 +677,7 @@ async def test_same_key_of_two_customers_stands_alone_on_every_route(api: Api) -
         assert left.body != right.body
 
 
-async def test_same_key_in_two_businesses_stands_alone(
-    api: Api, databases: Databases
-) -> None:
+async def test_same_key_in_two_businesses_stands_alone(api: Api, databases: Databases) -> None:
     """Two databases: the same customer, key and body in both."""
     database = await databases.make()
     pool = await open_pool(database.dsn, size=5, statement_cache=STATEMENT_CACHE)

@@ -291,14 +291,18 @@ async def test_item_of_a_batch_and_its_route_share_keys(
     api = running.api
     ids = await ids_of(api)
     path = operation.path.format(**ids)
-    named = {name: ids[name] for name in ("hold_id", "charge_id") if f"{{{name}}}" in operation.path}
+    named = {
+        name: ids[name] for name in ("hold_id", "charge_id") if f"{{{name}}}" in operation.path
+    }
     item = {"key": "shared", **operation.item(**named)}
     alone = await api.post(path, operation.body, key="shared")
     after = await effects(api)
     [result] = await batch(api, [item])
     assert (result["status"], result["replayed"]) == (alone.status, True)
     assert result["body"] == alone.body
-    [other] = await batch(api, [{"key": "shared", "op": operation.name, **named, **operation.changed}])
+    [other] = await batch(
+        api, [{"key": "shared", "op": operation.name, **named, **operation.changed}]
+    )
     if operation.changed != operation.body:
         assert (other["status"], other["body"]["code"]) == (422, "idempotency_key_reused")
     assert await effects(api) == after

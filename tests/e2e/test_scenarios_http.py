@@ -1,4 +1,4 @@
-"""Every block of `scenarios.md` through HTTP, on PostgreSQL, with every answer, balance and posting.
+"""Every block of `scenarios.md` through HTTP: every answer, balance and posting.
 
 Twice: with the sandbox's own clock, moved by its route, all blocks that need no exact microsecond;
 and with a stopped clock, exactly at the times of the file, all blocks.

@@ -146,7 +146,7 @@ async def test_request_at_fault_fails_alone(pool: Pool) -> None:
         good += [made.submit(who) for who in CUSTOMERS[3:8]]
         assert {result.status for result in await asyncio.gather(*good)} == {201}
         assert (failed.status, failed.code) == (500, "internal")
-        assert [line["event"] for line in logs] == ["request_failed"]
+        assert [line["event"] for line in logs] == ["batch_refused"]
 
 
 async def test_refused_requests_cost_their_neighbours_nothing(pool: Pool) -> None:

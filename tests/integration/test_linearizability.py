@@ -21,6 +21,7 @@ from tests.property.sizes import IS_LONG, IS_MUTANT, size
 CLIENTS = 12
 OPERATIONS_MAX = 40 if IS_LONG else 6
 """Of one client in one history."""
+OPERATIONS_BROKEN = 12
 
 
 class History:
@@ -45,8 +46,8 @@ class History:
     async def client(self, number: int, seed: float) -> None:
         rng = random.Random(seed)
         api = self.apis[number % len(self.apis)]
-        least = OPERATIONS_MAX // 2 if self.is_broken else 2
-        for _ in range(rng.randint(least, OPERATIONS_MAX)):
+        operations = rng.randint(2, OPERATIONS_MAX)
+        for _ in range(OPERATIONS_BROKEN if self.is_broken else operations):
             verb: Verb = rng.choices(
                 ("grant", "reserve", "capture", "void", "read", "read hold"), (1, 4, 4, 2, 2, 1)
             )[0]
