@@ -96,7 +96,8 @@ async def _naive(pool: Pool, customers: int, seconds: int) -> float:
                     key.encode(),
                     1_000,
                 )
-                assert row is not None and row[0] == 201
+                assert row is not None
+                assert row[0] == 201
                 done += 1
 
     started = time.perf_counter()

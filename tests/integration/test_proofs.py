@@ -360,7 +360,7 @@ CORRUPTIONS: list[tuple[str, str]] = [
     ("sequence", "UPDATE customers SET last_seq = last_seq + 1 WHERE customer_no = 1"),
     (
         "sequence",
-        "UPDATE customers SET last_created_at = last_created_at + interval '1 us'"
+        "UPDATE customers SET last_created_at = last_created_at - interval '1 day'"
         " WHERE customer_no = 1",
     ),
     (

@@ -76,9 +76,8 @@ class Model:
         if line.verb == "read":
             # A read shows what the next write posts: decide on a copy that is thrown away.
             books = copy.deepcopy(books)
-            decide(
-                {books.customer_no: books}, [Settle(customer_no=books.customer_no)], SETTINGS, line.at
-            )
+            no = books.customer_no
+            decide({no: books}, [Settle(customer_no=no)], SETTINGS, line.at)
             return "200", self.balance(books), self.unlisted(line, books, before)
         try:
             request = self.request(line, books)
@@ -103,7 +102,8 @@ class Model:
         options = dict(line.options)
         self.keys += 1
         key = options.pop("key", f"fresh-{self.keys}")
-        compared = [line.verb, line.name, line.words, {k: v for k, v in options.items() if k != "as"}]
+        members = {name: value for name, value in options.items() if name != "as"}
+        compared = [line.verb, line.name, line.words, members]
         if line.verb in {"grant", "reserve", "consume"}:
             del compared[1]  # the name is what comes back, not a part of the body
         common: dict[str, Any] = {
@@ -262,9 +262,7 @@ class Model:
         lot = books.lots[lot_no]
         grant = books.grants[lot.grant_no]
         name = next(
-            name
-            for name, no in self.names.items()
-            if no == lot.grant_no and name.startswith("G")
+            name for name, no in self.names.items() if no == lot.grant_no and name.startswith("G")
         )
         if grant.interval is None:
             return name
