@@ -1,4 +1,4 @@
-"""What a review found in the books: time caught up on in part, loads by the square, a lost race."""
+"""Requests that once went wrong in the books: time caught up on in part, loads by the square, a lost race."""
 
 import asyncio
 from datetime import timedelta

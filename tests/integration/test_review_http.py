@@ -1,4 +1,4 @@
-"""What a review found at the edge: refused requests that wrote, ids that starve others, processes
+"""Requests that once went wrong at the edge: refused requests that wrote, ids that starve others, processes
 that know different assets.
 """
 

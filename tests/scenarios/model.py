@@ -198,7 +198,8 @@ class Model:
     def _overage(self, line: Line, options: dict[str, str], common: dict[str, Any]) -> Request:
         policy: Any = line.words[0]
         limit = amount(options["limit"]) if "limit" in options else None
-        return SetOverage(**{**common, "key": None}, policy=policy, limit=limit)
+        unkeyed: dict[str, Any] = {**common, "key": None}
+        return SetOverage(**unkeyed, policy=policy, limit=limit)
 
     # What comes back
 
