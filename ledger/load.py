@@ -86,17 +86,17 @@ async def lock(conn: Connection, customer_nos: list[int], *, wait: bool) -> dict
     With `wait`, a lock not had within `lock_timeout` raises DatabaseBusy (through `translate`).
     """
     statement = queries.customers_lock if wait else queries.customers_lock_free
-    return _customers(await conn.fetch(statement, customer_nos))
+    return _customers(await conn.fetch(statement, array_text(customer_nos)))
 
 
 async def share(conn: Connection, customer_nos: list[int]) -> dict[int, Books]:
     """The customers' rows FOR SHARE: no write of theirs is under way until the transaction ends."""
-    return _customers(await conn.fetch(queries.customers_share, customer_nos))
+    return _customers(await conn.fetch(queries.customers_share, array_text(customer_nos)))
 
 
 async def look(conn: Connection, customer_nos: list[int]) -> dict[int, Books]:
     """The customers' rows without a lock, for reads in one snapshot."""
-    return _customers(await conn.fetch(queries.customers_read, customer_nos))
+    return _customers(await conn.fetch(queries.customers_read, array_text(customer_nos)))
 
 
 def _customers(rows: Iterable[Record]) -> dict[int, Books]:

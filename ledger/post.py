@@ -3,7 +3,7 @@
 Nothing here decides. The caller holds the customers' locks and ends the transaction.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -28,13 +28,13 @@ class Reply(Struct, frozen=True):
 
 # The columns of each part of `batch_post`: `i` and `n` are whole numbers (see `_quick`).
 _CUSTOMERS: Final = "iii..."
-_ACCOUNTS: Final = "i.."
+_ACCOUNTS: Final = "iss"
 _LOTS: Final = "iiii"
-_HOLDS_MADE: Final = "ii.iii......."
-_HOLDS_MOVED: Final = "ii.iii...i..."
-_JOURNALS: Final = "ii.....nnnnn......"
-_TRANSFERS: Final = "iii...inn"
-_REQUESTS: Final = "i...i.."
+_HOLDS_MADE: Final = "iisiiisss.qq."
+_HOLDS_MOVED: Final = "iisiiisssi..."
+_JOURNALS: Final = "iis...snnnnn.sq..."
+_TRANSFERS: Final = "iiisssinn"
+_REQUESTS: Final = "iqs.i.s"
 
 
 def columns(rows: Sequence[Sequence[Any]], width: int) -> list[Any]:
@@ -43,21 +43,46 @@ def columns(rows: Sequence[Sequence[Any]], width: int) -> list[Any]:
 
 
 def _quick(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
-    """`columns`, with whole numbers as the text of an array: `i`, or `n` if some may be missing."""
+    """`columns`, with most of them as the text of an array: the driver looks at each list element.
+
+    `i`: whole numbers, `n`: some may be missing; `s`: plain words without quotes or backslashes, or
+    missing; `q`: any text, or missing; `.`: left to the driver.
+    """
     if not rows:
-        return ["{}" if kind in "in" else () for kind in kinds]
+        return [() if kind == "." else "{}" for kind in kinds]
     return [
-        column
-        if kind == "."
-        else array_text(column)
-        if kind == "i"
-        else f"{{{','.join(map(_or_null, column))}}}"
-        for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)
+        _WRITERS[kind](column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)
     ]
 
 
-def _or_null(number: int | None) -> str:
-    return "NULL" if number is None else str(number)
+def _maybe_numbers(column: Iterable[int | None]) -> str:
+    return f"{{{','.join(['NULL' if n is None else str(n) for n in column])}}}"
+
+
+def _words(column: Iterable[str | None]) -> str:
+    return "{" + ",".join(["NULL" if word is None else f'"{word}"' for word in column]) + "}"
+
+
+def _texts(column: Iterable[str | None]) -> str:
+    return f"{{{','.join(['NULL' if text is None else _quoted(text) for text in column])}}}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _as_is(column: Sequence[Any]) -> Sequence[Any]:
+    return column
+
+
+_WRITERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "i": array_text,
+    "n": _maybe_numbers,
+    "s": _words,
+    "q": _texts,
+    ".": _as_is,
+}
 
 
 async def post(

@@ -130,7 +130,7 @@ class Hold(Struct, eq=False):
 
     @property
     def remaining(self) -> int:
-        return self.pinned + self.uncovered if self.status == "open" else 0
+        return sum(self.pins.values()) + self.uncovered if self.status == "open" else 0
 
 
 class HoldStep(Struct, frozen=True):

@@ -29,7 +29,7 @@ READY: Final = b"drawdown ready on "
 READY_SECONDS_MAX: Final = 60
 ANSWER_SECONDS_MAX: Final = 60
 """For one request, over all its tries."""
-PAUSE_SECONDS: Final = 0.02
+PAUSE_SECONDS: Final = 0.1
 """Between two tries; a client never hammers."""
 UNIT: Final = 10**9
 

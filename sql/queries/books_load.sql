@@ -7,7 +7,7 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint[])
+WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
 FOR NO KEY UPDATE SKIP LOCKED;
 
@@ -17,7 +17,7 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint[])
+WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
 FOR NO KEY UPDATE;
 
@@ -27,7 +27,7 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint[])
+WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
 FOR SHARE;
 
@@ -37,7 +37,7 @@ SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at
 FROM customers
-WHERE customer_no = any($1::bigint[])
+WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no;
 
 -- books_load --

@@ -46,7 +46,8 @@ accounts_moved AS (
             customer_no,
             asset,
             moves::numeric[] AS m
-        FROM unnest($8::text::bigint[], $9::text[], $10::text[]) AS u (customer_no, asset, moves)
+        FROM unnest($8::text::bigint[], $9::text::text[], $10::text::text[]) AS u (customer_no,
+        asset, moves)
         OFFSET 0  -- or the text would be read again for each column
     ) AS v
     WHERE a.customer_no = v.customer_no AND a.asset = v.asset
@@ -70,9 +71,10 @@ holds_made AS (
         pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, created_at, reference,
         metadata
     FROM unnest(
-        $15::text::bigint[], $16::text::bigint[], $17::text[], $18::text::bigint[],
+        $15::text::bigint[], $16::text::bigint[], $17::text::text[], $18::text::bigint[],
         $19::text::bigint[], $20::text::bigint[],
-        $21::text[], $22::text[], $23::text[], $24::timestamptz[], $25::text[], $26::text[],
+        $21::text::text[], $22::text::text[], $23::text::text[], $24::timestamptz[],
+        $25::text::text[], $26::text::text[],
         $27::timestamptz[]
     ) AS v (
         customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
@@ -95,9 +97,10 @@ holds_moved AS (
         ended_at = v.ended_at,
         ended_created_at = v.ended_created_at
     FROM unnest(
-        $28::text::bigint[], $29::text::bigint[], $30::text[], $31::text::bigint[],
+        $28::text::bigint[], $29::text::bigint[], $30::text::text[], $31::text::bigint[],
         $32::text::bigint[], $33::text::bigint[],
-        $34::text[], $35::text[], $36::text[], $37::text::integer[], $38::timestamptz[],
+        $34::text::text[], $35::text::text[], $36::text::text[], $37::text::integer[],
+        $38::timestamptz[],
         $39::timestamptz[], $40::timestamptz[]
     ) AS v (
         customer_no, hold_no, status, amount, captured, uncovered, policy, pin_lots, pin_amounts,
@@ -113,11 +116,13 @@ journals_made AS (
     )
     SELECT *
     FROM unnest(
-        $41::text::bigint[], $42::text::bigint[], $43::text[], $44::timestamptz[],
+        $41::text::bigint[], $42::text::bigint[], $43::text::text[], $44::timestamptz[],
         $45::timestamptz[],
-        $46::date[], $47::text[], $48::text::bigint[], $49::text::bigint[], $50::text::bigint[],
+        $46::date[], $47::text::text[], $48::text::bigint[], $49::text::bigint[],
+        $50::text::bigint[],
         $51::text::bigint[],
-        $52::text::bigint[], $53::boolean[], $54::text[], $55::text[], $56::bytea[], $57::bytea[],
+        $52::text::bigint[], $53::boolean[], $54::text::text[], $55::text::text[], $56::bytea[],
+        $57::bytea[],
         $58::bytea[]
     )
 ),
@@ -128,8 +133,9 @@ transfers_made AS (
     )
     SELECT *
     FROM unnest(
-        $59::text::bigint[], $60::text::bigint[], $61::text::integer[], $62::text[], $63::text[],
-        $64::text[],
+        $59::text::bigint[], $60::text::bigint[], $61::text::integer[], $62::text::text[],
+        $63::text::text[],
+        $64::text::text[],
         $65::text::bigint[], $66::text::bigint[], $67::text::bigint[]
     )
 )
@@ -139,9 +145,9 @@ INSERT INTO requests (
 )
 SELECT customer_no, key, operation, fingerprint, status, body, trace_id, $1::timestamptz
 FROM unnest(
-    $68::text::bigint[], $69::text[], $70::text[], $71::bytea[], $72::text::smallint[],
+    $68::text::bigint[], $69::text::text[], $70::text::text[], $71::bytea[], $72::text::smallint[],
     $73::bytea[],
-    $74::text[]
+    $74::text::text[]
 ) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
 
 -- customers_set --
