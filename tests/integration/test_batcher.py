@@ -10,11 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from ledger import customers
+from ledger.load import lock
 from ledger.requests import Capture, Consume, GrantCredit, Request, Reserve, SetOverage
 from ledger.transact import Result
 from meter.hot_path import Batcher
 from meter.service import Config, Service
-from sql import queries
 from sql.pool import Pool, transaction
 from tests.servers import Database, connected
 
@@ -105,7 +105,7 @@ async def test_customer_locked_by_another_holds_up_nobody_else(
 ) -> None:
     async with bench(pool) as made, connected(database.dsn) as conn:
         async with conn.transaction():
-            await conn.fetch(queries.customers_lock, [made.numbers["c00"]])
+            await lock(conn, [made.numbers["c00"]], wait=True)
             waiting = [made.submit("c00") for _ in range(5)]
             for _ in range(3):
                 await asyncio.gather(*[made.submit(who) for who in CUSTOMERS[1:]])
@@ -128,7 +128,7 @@ async def test_lock_not_had_in_time_is_busy_and_nothing_is_written(
         await pool.release(conn)
     async with bench(pool) as made, connected(database.dsn) as conn:
         async with conn.transaction():
-            await conn.fetch(queries.customers_lock, [made.numbers["c00"]])
+            await lock(conn, [made.numbers["c00"]], wait=True)
             request = Consume(**made.common("c00"), asset="credits", amount=1)
             result = await made.submit("c00", request)
             assert (result.status, result.code) == (503, "busy")

@@ -12,12 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from ledger.history import balance_at
+from ledger.load import lock
 from ledger.requests import Consume, Request, Reserve
 from ledger.state import Settings
 from meter import hot_path
 from meter.hot_path import Batcher
 from meter.observe import Metrics
-from sql import queries
 from sql.errors import DatabaseUnavailable
 from sql.pool import Pool, transaction
 from tests.faults import Fault, faulty_pool
@@ -173,7 +173,7 @@ async def test_commit_of_unknown_outcome_behind_a_lock_stays_unknown(
 
         async def hold_on() -> None:
             await work.start()
-            await backend.fetch(queries.customers_lock, [player.no])
+            await lock(backend, [player.no], wait=True)
 
         def plan(_number: int, query: str) -> Fault | None:
             return "cut after" if query == "COMMIT;" and faults.injected == 0 else None
@@ -207,7 +207,7 @@ async def test_batch_split_beside_a_lock_keeps_the_order_of_the_locked_customer(
             await locked.grant(1)
         work = holder.transaction()
         await work.start()
-        await holder.fetch(queries.customers_lock, [locked.no])
+        await lock(holder, [locked.no], wait=True)
 
         def plan(_number: int, query: str) -> Fault | None:
             # The whole batch, its first half, its second half.

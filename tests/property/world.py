@@ -250,7 +250,7 @@ class World:
         for made in (books.holds, books.lots, books.grants, books.debts, books.accounts):
             for row in made.values():
                 row.is_new = False
-        books.settled_at, books.is_unsettled = None, False
+        books.settled_at, books.is_unsettled, books.learned = None, False, None
         for outcome in outcomes:
             answer = outcome.answer
             if outcome.is_replayed:
