@@ -1,4 +1,4 @@
-"""Texts that would break a statement if they were written carelessly, stored and given back as sent."""
+"""Texts that break carelessly written statements are stored and given back as sent."""
 
 import pytest
 

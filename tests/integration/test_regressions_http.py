@@ -1,5 +1,5 @@
-"""Requests that once went wrong at the edge: refused requests that wrote, ids that starve others, processes
-that know different assets.
+"""What once went wrong at the edge: refused requests that wrote, ids that starved others, processes
+that knew different assets.
 """
 
 import asyncio

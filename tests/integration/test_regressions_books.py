@@ -1,4 +1,4 @@
-"""Requests that once went wrong in the books: time caught up on in part, loads by the square, a lost race."""
+"""What once went wrong in the books: time caught up on in part, loads by the square, a race."""
 
 import asyncio
 from datetime import timedelta
