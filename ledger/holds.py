@@ -74,7 +74,7 @@ def _pin(books: Books, account: Account, hold: Hold, amount: int) -> None:
     account.pending += amount
 
 
-def _refuse_ended(hold: Hold) -> Outcome:
+def _refuse_ended(hold: Hold, scale: int) -> Outcome:
     """Each wrong order has its own error."""
     words = {
         "captured": "This hold was captured. Make a new hold, or read its charges.",
@@ -84,7 +84,14 @@ def _refuse_ended(hold: Hold) -> Outcome:
     }
     code = "hold_expired" if hold.status == "expired" else f"hold_already_{hold.status}"
     return refuse(
-        409, code, words[hold.status], hold_status=hold.status, expires_at=hold.expires_at
+        409,
+        code,
+        words[hold.status],
+        hold_status=hold.status,
+        amount=format_amount(hold.amount, scale),
+        captured=format_amount(hold.captured, scale),
+        remaining="0",
+        expires_at=hold.expires_at,
     )
 
 
@@ -104,7 +111,7 @@ def void(books: Books, request: VoidHold, settings: Settings, now: datetime) -> 
     if hold is None:
         return _not_found()
     if hold.status != "open":
-        return _refuse_ended(hold)
+        return _refuse_ended(hold, settings.scales[hold.asset])
     account = account_of(books, settings, hold.asset)
     end_hold(books, settings, hold, "voided", now, now)
     repay(books, settings, now)
@@ -117,7 +124,7 @@ def extend(books: Books, request: Extend, settings: Settings, now: datetime) -> 
     if hold is None:
         return _not_found()
     if hold.status != "open":
-        return _refuse_ended(hold)
+        return _refuse_ended(hold, settings.scales[hold.asset])
     account = account_of(books, settings, hold.asset)
     if request.add is not None:
         if (closed := refuse_closed(books)) is not None:
@@ -202,7 +209,7 @@ def capture(books: Books, request: Capture, settings: Settings, now: datetime) -
         return _capture_open(books, request, settings, hold, account, amount, now)
     if hold.status == "expired" and request.above_hold == "take" and amount > 0:
         return _capture_late(books, request, settings, hold, account, amount, now)
-    return _refuse_ended(hold)
+    return _refuse_ended(hold, settings.scales[hold.asset])
 
 
 def _capture_open(

@@ -170,7 +170,6 @@ async def test_second_end_of_a_hold_is_refused_and_changes_nothing(api: Api, end
     assert await api.posted() == balance
 
 
-@pytest.mark.xfail(strict=True, reason="the 409 of an ended hold does not tell its amounts yet")
 async def test_refused_void_tells_the_real_amounts(api: Api) -> None:
     await api.grant("50")
     hold = await api.reserve("20")

@@ -23,6 +23,7 @@ import pytest
 import structlog
 
 from meter.observe import configure_logging
+from meter.problems import ProblemError
 from sql.errors import DatabaseFault
 from sql.pool import STATEMENT_CACHE, open_pool
 from tests.http import Answer, Api, Running, fresh_key, serving
@@ -266,17 +267,18 @@ async def test_time_to_refuse_a_key_tells_nothing_of_how_much_is_right(
     """20,000 keys that begin like a good one against 20,000 random ones, in no order."""
     running, _ = planted
     assert running.api.secret is not None
-    start = running.api.secret[:30]
+    start, length = running.api.secret[:30], len(running.api.secret)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     order = [True, False] * TIMED
     random.shuffle(order)
     for is_near in order:
-        near, far = start + token_urlsafe(12), f"ddk_{token_urlsafe(32)}"
-        headers = {"Authorization": f"Bearer {near if is_near else far}"}
+        rest = token_urlsafe(64)
+        key = (start + rest if is_near else f"ddk_{rest}")[:length]
         began = perf_counter()
-        answer = await running.api.send("GET", "/v1/customers/acme", headers=headers)
+        # Without a socket in between: what it adds is noise.
+        with pytest.raises(ProblemError):
+            await running.service.keys.authenticate(f"Bearer {key}".encode())
         seconds[is_near].append(perf_counter() - began)
-        assert answer.status == 401
     # What the machine did meanwhile is not the point: the slowest fiftieth is left out.
     near, far = (sorted(times)[: TIMED * 49 // 50] for times in seconds.values())
     apart = abs(fmean(near) - fmean(far))
