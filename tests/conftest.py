@@ -67,7 +67,8 @@ async def database(
     yield made
     try:
         if request.node.get_closest_marker("breaks_books") is None:
-            async with connected(made.dsn) as conn, conn.transaction():
+            # Not in a transaction: the proofs bring their own settings (time, plans).
+            async with connected(made.dsn) as conn:
                 await prove_books(conn)
     finally:
         await databases.drop(made)
