@@ -123,12 +123,13 @@ def read_answer(answer: Answer) -> Seen:
     if "posted" in shown:
         balance = int(shown["posted"]), int(shown["held"]), int(shown["available"])
     state = None
-    if "captured" in body:
+    is_hold = "captured" in body and answer.status < 300  # a refusal tells its amounts too
+    if is_hold:
         state = body["status"], int(body["captured"]), int(body["remaining"])
     return Seen(
         answer.status,
         answer.code,
-        body["id"] if "captured" in body else None,
+        body["id"] if is_hold else None,
         state,
         balance,
         answer.is_replayed,

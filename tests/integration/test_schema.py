@@ -44,7 +44,7 @@ SELECT 'view ' || relname, pg_get_viewdef(oid)
 FROM ours
 WHERE relkind IN ('v', 'm')
 UNION ALL
-SELECT 'sequence ' || c.relname, to_jsonb(s)::text
+SELECT 'sequence ' || c.relname, (to_jsonb(s) - 'last_value')::text
 FROM ours AS c
 INNER JOIN pg_sequences AS s ON c.relname = s.sequencename
 WHERE c.relkind = 'S' AND s.schemaname = 'public'
