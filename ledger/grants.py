@@ -100,7 +100,6 @@ def _make_grant(books: Books, request: GrantCredit, starts: datetime, now: datet
         journal_seq=0,
         expires_at=request.expires_at,
         cost=request.cost,
-        lots_loaded=True,
         reason=notes.reason if notes else None,
         metadata=notes.metadata if notes else None,
         is_new=True,

@@ -234,27 +234,30 @@ async def _load_due(conn: Connection, customers: dict[int, Books], now: datetime
         books.has_due, books.later_due_at = True, later
         books.debts_until = None
     for part in ("pinned_lots", "ending_lots", "starting_lots"):
-        counts: dict[int, int] = {}
         for lot_row in row[part] or ():
             _keep_lot(customers[lot_row[0]], read_lot(lot_row))
-            counts[lot_row[0]] = counts.get(lot_row[0], 0) + 1
-            if counts[lot_row[0]] == DUE_MAX:
-                customers[lot_row[0]].is_cut = True
     for series_row in row["series"] or ():
         _keep_grant(customers[series_row[0]], series_row)
-    holds: dict[int, int] = {}
     for hold_row in row["holds"] or ():
         customers[hold_row[0]].holds.setdefault(hold_row[1], read_hold(hold_row))
-        holds[hold_row[0]] = holds.get(hold_row[0], 0) + 1
-        if holds[hold_row[0]] == DUE_MAX:
-            customers[hold_row[0]].is_cut = True
-    debts: dict[int, int] = {}
+    for part in ("holds", "pinned_lots", "ending_lots", "starting_lots"):
+        for customer_no in _at_limit(row[part] or (), DUE_MAX):
+            customers[customer_no].is_cut = True
     for debt_row in row["debts"] or ():
-        books = customers[debt_row[0]]
-        _keep_debt(books, debt_row)
-        debts[debt_row[0]] = debts.get(debt_row[0], 0) + 1
-        if debts[debt_row[0]] == DEBTS_MAX:
-            books.debts_until = debt_row[1]
+        _keep_debt(customers[debt_row[0]], debt_row)
+    for customer_no, last in _at_limit(row["debts"] or (), DEBTS_MAX).items():
+        customers[customer_no].debts_until = last[1]
+
+
+def _at_limit(rows: Sequence[Row], limit: int) -> dict[int, Row]:
+    """The customers (first column) with so many rows that there may be more, and that row."""
+    counts: dict[int, int] = {}
+    found: dict[int, Row] = {}
+    for row in rows:
+        count = counts[row[0]] = counts.get(row[0], 0) + 1
+        if count == limit:
+            found[row[0]] = row
+    return found
 
 
 async def _load_all_lots(
@@ -328,7 +331,7 @@ async def load_grants(
     numbers = [no for no, _ in wanted], [grant for _, grant in wanted]
     for row in await conn.fetch(queries.grants_load, *numbers):
         grant = _keep_grant(customers[row[0]], row)
-        grant.reason, grant.metadata, grant.lots_loaded = row[22], row[23], True
+        grant.reason, grant.metadata = row[22], row[23]
     for row in await conn.fetch(queries.grants_lots_load, *numbers, now):
         _keep_lot(customers[row[0]], read_lot(row))
 

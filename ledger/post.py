@@ -37,13 +37,8 @@ _TRANSFERS: Final = "iiisssinn"
 _REQUESTS: Final = "iqs.i.s"
 
 
-def columns(rows: Sequence[Sequence[Any]], width: int) -> list[Any]:
-    """Rows turned into one sequence per column, `width` of them also when there is no row."""
-    return list(zip(*rows, strict=True)) if rows else [()] * width
-
-
 def _quick(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
-    """`columns`, with most of them as the text of an array: the driver looks at each list element.
+    """Rows as columns, most of them as the text of an array: the driver looks at list elements.
 
     `i`: whole numbers, `n`: some may be missing; `s`: plain words without quotes or backslashes, or
     missing; `q`: any text, or missing; `.`: left to the driver.
@@ -328,7 +323,7 @@ async def _post_rare(conn: Connection, changed: list[Books], lots: list[tuple[Bo
         ),
     ):
         if rows:
-            await conn.execute(statement, *columns(rows, 0))
+            await conn.execute(statement, *zip(*rows, strict=True))
     for books in changed:
         for currency, moves in books.money.items():
             row: list[int] = []

@@ -56,10 +56,9 @@ def read_charge(row: Row) -> Charge:
         created_at=row[3],
         hold_no=row[4],
         late=row[5],
-        reference=row[6] if row[10] is None else row[10],
+        reference=row[6] if row[9] is None else row[9],
         metadata=row[7],
         reversed=row[8],
-        was_reversed=row[9],
     )
 
 

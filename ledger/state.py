@@ -190,8 +190,6 @@ class Charge(Struct, eq=False):
     """What each repayment of its debt took from each lot, in order; loaded with the debt."""
     reference: str | None = None
     metadata: str | None = None
-    was_reversed: bool = False
-    """Whether its row of reversed amounts exists."""
 
     @property
     def amount(self) -> int:
@@ -226,8 +224,6 @@ class Grant(Struct, eq=False):
     voided_at: datetime | None = None
     void_money: str | None = None
     has_purchase: bool = False
-    lots_loaded: bool = False
-    """Whether all its lots that have not ended are loaded (a void needs them)."""
     reason: str | None = None
     metadata: str | None = None
     is_new: bool = False

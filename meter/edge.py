@@ -19,7 +19,7 @@ from meter.auth import Key
 from meter.limits import Limiter
 from meter.observe import new_request_id, trace_of
 from meter.parse import Body
-from meter.problems import ProblemError, of_fault
+from meter.problems import ProblemError, fault, of_fault
 from meter.route import Call, Reply, Route
 from meter.scopes import allows
 from meter.service import Service
@@ -199,9 +199,7 @@ class Edge:
         return reply
 
 
-INTERNAL: Final = ProblemError(
-    500, "internal", "Something went wrong on our side. Nothing was written for this request."
-)
+INTERNAL: Final = fault("internal")
 
 
 ENDED_EARLY: Final = ProblemError(400, "malformed", "The body ended early. Nothing was written.")

@@ -16,11 +16,11 @@ from typing import Final, Protocol
 import structlog
 from msgspec import Struct
 
-from ledger.load import LOTS_MAX, ScaleChanged, TooMuch
+from ledger.load import ScaleChanged, TooMuch
 from ledger.requests import Request
 from ledger.state import Settings
 from ledger.transact import Render, Result, transact
-from meter.problems import problem_body
+from meter.problems import fault
 from sql.errors import (
     DatabaseBusy,
     DatabaseFault,
@@ -102,7 +102,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result] = loop.create_future()
         if self.depth >= self.queue_max:
-            answer.set_result(self._refusal(request, 503, "queue_full"))
+            answer.set_result(self._refusal(request, "queue_full"))
             return answer
         line = self.waiting.get(request.customer_no)
         if line is None:
@@ -170,7 +170,7 @@ class Batcher:
         fresh: list[Item] = []
         for item in batch:
             if now - item.since > self.queue_seconds_max:
-                self._answer(item, self._refusal(item.request, 503, "queue_full"))
+                self._answer(item, self._refusal(item.request, "queue_full"))
             else:
                 fresh.append(item)
         return fresh
@@ -327,8 +327,7 @@ class Batcher:
         )
         for item in items:
             known = code if item.unknown_since is None else "outcome_unknown"
-            status = {"internal": 500, "too_many_lots": 409}.get(known, 503)
-            self._answer(item, self._refusal(item.request, status, known))
+            self._answer(item, self._refusal(item.request, known))
 
     def _answer(self, item: Item, result: Result) -> None:
         item.is_open = False
@@ -338,19 +337,6 @@ class Batcher:
         if not item.answer.done():  # the caller may have gone
             item.answer.set_result(result)
 
-    def _refusal(self, request: Request, status: int, code: str) -> Result:
-        body = problem_body(status, code, DETAILS[code], request_id=request.request_id)
-        return Result(status, body, False, code)
-
-
-_AGAIN: Final = "Nothing was written: send it again."
-DETAILS: Final = {
-    "queue_full": f"Too many requests are waiting. {_AGAIN}",
-    "busy": f"The customer or the database was busy for too long. {_AGAIN}",
-    "database_unavailable": f"The database is not available. {_AGAIN}",
-    "outcome_unknown": "The database went away while committing. It may have been applied: send it "
-    "again with the same key, and the answer will tell.",
-    "too_many_lots": f"This customer has more than {LOTS_MAX:,} open lots, and this request would "
-    "work on all of them. Void lots that are not needed, or draw less at a time.",
-    "internal": "Something went wrong on our side. Nothing was written for this request.",
-}
+    def _refusal(self, request: Request, code: str) -> Result:
+        problem = fault(code)
+        return Result(problem.status, problem.body(request.request_id), False, code)

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from ledger.load import LOTS_MAX
 from meter.codes import CODES, Code
 from sql.errors import DatabaseBusy, DatabaseFault, OutcomeUnknown, TransactionConflict
 
@@ -124,24 +125,36 @@ def problem_headers(status: int, code: str) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def of_fault(fault: DatabaseFault) -> ProblemError:
-    """What a caller hears of a database fault."""
-    if isinstance(fault, OutcomeUnknown):
-        return ProblemError(
-            503,
-            "outcome_unknown",
-            "The database went away while committing. It may have been applied: send it again "
-            "with the same key, and the answer will tell.",
-        )
-    if isinstance(fault, DatabaseBusy | TransactionConflict):
-        return ProblemError(
-            503,
-            "busy",
-            "The customer or the database was busy for too long. Nothing was written: send it "
-            "again.",
-        )
-    return ProblemError(
+_AGAIN: Final = "Nothing was written: send it again."
+FAULTS: Final[Mapping[str, tuple[int, str]]] = {
+    "busy": (503, f"The customer or the database was busy for too long. {_AGAIN}"),
+    "queue_full": (503, f"Too many requests are waiting. {_AGAIN}"),
+    "database_unavailable": (503, f"The database is not available. {_AGAIN}"),
+    "outcome_unknown": (
         503,
-        "database_unavailable",
-        "The database is not available. Nothing was written: send it again.",
-    )
+        "The database went away while committing. It may have been applied: send it again with the "
+        "same key, and the answer will tell.",
+    ),
+    "too_many_lots": (
+        409,
+        f"This customer has more than {LOTS_MAX:,} open lots, and this request would work on all "
+        "of them. Void lots that are not needed, or draw less at a time.",
+    ),
+    "internal": (500, "Something went wrong on our side. Nothing was written for this request."),
+}
+"""Status and words of what stops a request before the books decide, wherever it is noticed."""
+
+
+def fault(code: str) -> ProblemError:
+    """A fault as the problem that ends a request."""
+    status, detail = FAULTS[code]
+    return ProblemError(status, code, detail)
+
+
+def of_fault(error: DatabaseFault) -> ProblemError:
+    """What a caller hears of a database fault."""
+    if isinstance(error, OutcomeUnknown):
+        return fault("outcome_unknown")
+    if isinstance(error, DatabaseBusy | TransactionConflict):
+        return fault("busy")
+    return fault("database_unavailable")

@@ -22,9 +22,9 @@ from ledger.transact import Result, transact
 from meter import parse
 from meter.auth import Keys
 from meter.directory import Directory
-from meter.hot_path import DETAILS, RETRIES_MAX, Batcher
+from meter.hot_path import RETRIES_MAX, Batcher
 from meter.observe import Metrics
-from meter.problems import ProblemError, problem_body
+from meter.problems import ProblemError, fault, problem_body
 from meter.route import Call
 from sql import queries
 from sql.errors import TransactionConflict
@@ -204,7 +204,7 @@ class Service:
         try:
             results = await transact(conn, [request], self.settings(), render, wait=True)
         except TooMuch as error:
-            raise ProblemError(409, "too_many_lots", DETAILS["too_many_lots"]) from error
+            raise fault("too_many_lots") from error
         result = results[0]
         assert result is not None, "waited for the lock"
         if result.code is not None:

@@ -7,8 +7,7 @@ SELECT
         SELECT
             array_agg(row(
                 j.customer_no, j.seq, j.effective_at, j.created_at, j.hold_no, j.is_late,
-                n.reference, n.metadata, coalesce(r.reversed, 0), r.reversed IS NOT NULL,
-                h.reference
+                n.reference, n.metadata, coalesce(r.reversed, 0), h.reference
             ))
         FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, seq)
         INNER JOIN
