@@ -19,14 +19,19 @@ This page is made from the commands' own help.
 WIDTH = 88
 
 
-def commands(command: click.Command, context: click.Context) -> Iterator[click.Context]:
-    """A command's context, and those of the commands below it."""
+def commands() -> Iterator[click.Context]:
+    """Every command as a context. click keeps the help option that the first context asked for."""
+    return _below(_context(command_line, "drawdown", None))
+
+
+def _below(context: click.Context) -> Iterator[click.Context]:
     yield context
+    command = context.command
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             assert child is not None, name
-            yield from commands(child, _context(child, name, context))
+            yield from _below(_context(child, name, context))
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
@@ -43,7 +48,7 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 def cli_page() -> str:
     """The whole page."""
     parts = [HEAD]
-    for context in commands(command_line, _context(command_line, "drawdown", None)):
+    for context in commands():
         path = context.command_path
         level = "##" if path.count(" ") < 2 else "###"
         parts.append(f"{level} `{path}`\n\n```\n{context.get_help()}\n```\n")
@@ -52,8 +57,7 @@ def cli_page() -> str:
 
 def command_paths() -> list[str]:
     """Each command, as it is typed."""
-    made = commands(command_line, _context(command_line, "drawdown", None))
-    paths = [context.command_path for context in made]
+    paths = [context.command_path for context in commands()]
     assert len(paths) > len(COMMANDS)
     return paths
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import pytest
 import yaml
 
 from drawdown.cli import COMMANDS
-from drawdown.cli import drawdown as command_line
 from drawdown.settings_page import settings_page
+from tests.cli_page import commands
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("drawdown", "jobs", "meter", "ledger", "sql")
@@ -107,21 +106,10 @@ def test_settings_page_is_current() -> None:
     )
 
 
-def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
-            assert child is not None, name
-            yield from commands(child, f"{path} {name}")
-
-
-@pytest.mark.parametrize(("path", "command"), [*commands(command_line, "drawdown")], ids=str)
-def test_command_help_has_a_summary_and_an_example(path: str, command: click.Command) -> None:
-    assert command.get_short_help_str()
-    text = command.get_help(click.Context(command, info_name=path))
-    assert f"Example: {path}" in " ".join(text.split())
+@pytest.mark.parametrize("context", [*commands()], ids=lambda context: context.command_path)
+def test_command_help_has_a_summary_and_an_example(context: click.Context) -> None:
+    assert context.command.get_short_help_str()
+    assert f"Example: {context.command_path}" in " ".join(context.get_help().split())
 
 
 # The scripts
