@@ -19,8 +19,9 @@ from ledger.outcome import Outcome
 from ledger.requests import Request, Settle
 from ledger.state import Settings
 from ledger.transact import Result, transact
-from meter import parse
+from meter import catalog, parse
 from meter.auth import Keys
+from meter.catalog import Catalog
 from meter.directory import Directory
 from meter.hot_path import RETRIES_MAX, Batcher
 from meter.observe import Metrics
@@ -90,6 +91,7 @@ class Service:
         self.is_draining = False
         self.keys = Keys(pool)
         self.directory = Directory(pool, signup_due=config.signup_amount is not None)
+        self.catalog: Catalog = catalog.EMPTY
         self._assets: dict[str, customers.AssetAnswer] = {}
         self._assets_at = 0.0
         self._assets_lock = asyncio.Lock()
@@ -114,6 +116,7 @@ class Service:
         assert installation is not None, "the composition makes the installation first"
         service = cls(pool, config, installation, metrics or Metrics())
         await service.refresh_assets()
+        await service.refresh_catalog()
         return service
 
     async def close(self) -> None:
@@ -145,6 +148,11 @@ class Service:
             signup_expires_in=config.signup_expires_in,
             signup_priority=config.signup_priority,
         )
+
+    async def refresh_catalog(self) -> None:
+        """Read meters and rate cards again: somebody changed them."""
+        async with transaction(self.pool) as conn:
+            self.catalog = await catalog.read(conn)
 
     async def asset_scale(self, code: str, pointer: str = "/asset") -> int:
         """`credit_scale`, of an asset too that another process has made meanwhile."""

@@ -16,6 +16,8 @@ CREATE TABLE installation (
     closed_through date,
     epoch integer NOT NULL DEFAULT 1,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Grows with every change of meters and rate cards: see `meter/catalog.py`.
+    catalog_version bigint NOT NULL DEFAULT 0,
     CONSTRAINT installation_clock_sandbox_only
     CHECK (clock_offset = interval '0' OR mode = 'sandbox')
 );
@@ -372,6 +374,24 @@ CREATE TABLE job_runs (
 
 CREATE INDEX job_runs_job ON job_runs (job, run_no DESC);
 
+-- What is counted. Small, the same on every shard.
+CREATE TABLE meters (
+    meter_no integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    meter text COLLATE "C" NOT NULL UNIQUE,
+    event_type text COLLATE "C" NOT NULL,
+    aggregation text NOT NULL
+    CHECK (aggregation IN ('count', 'sum', 'min', 'max', 'avg', 'unique', 'latest')),
+    value_property text,
+    -- JSON: name → path in the event's data, in the order the caller gave.
+    group_by text NOT NULL DEFAULT '{}',
+    filters text,
+    unit text,
+    charge text NOT NULL DEFAULT 'none' CHECK (charge IN ('none', 'events', 'calls')),
+    created_at timestamptz NOT NULL,
+    changed_at timestamptz NOT NULL,
+    CONSTRAINT meters_value_property CHECK ((aggregation = 'count') = (value_property IS NULL))
+);
+
 -- One row an account, for reports and proofs.
 CREATE VIEW account_balances AS
 SELECT
@@ -480,7 +500,7 @@ GRANT USAGE ON SCHEMA public TO drawdown_app;
 GRANT SELECT, INSERT ON journals, transfers TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
 installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,
-lots, holds, hold_steps, debts, reversed_charges
+lots, holds, hold_steps, debts, reversed_charges, meters
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
 api_keys, notes, requests, job_leases, job_runs

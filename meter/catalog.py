@@ -1,0 +1,98 @@
+"""The catalog: what the service counts (meters) and what it costs, as one copy of the database's.
+
+Every process holds a copy. `version` grows with every change; who decides by a copy compares it
+with `installation.catalog_version` inside the transaction, and reads again where it is older: so no
+fact is judged by a catalog that was replaced before the fact was written.
+"""
+
+from datetime import datetime
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from sql import queries
+from sql.pool import Connection
+
+Aggregation = Literal["count", "sum", "min", "max", "avg", "unique", "latest"]
+ChargedBy = Literal["none", "events", "calls"]
+
+PER_EVENT: Final = frozenset({"count", "sum"})
+"""Aggregations that price each event; the others price a closed window once."""
+
+
+class CatalogChanged(Exception):
+    """The copy is older than the database's: nothing was written; read it and start over."""
+
+
+class Meter(Struct, frozen=True, kw_only=True):
+    """What is counted of one type of event, and how."""
+
+    meter_no: int
+    key: str
+    event_type: str
+    aggregation: Aggregation
+    value_property: str | None
+    """Path of the value in the event's data, members joined by dots; None: events are counted."""
+    group_by: dict[str, str]
+    """Dimension → its path in the event's data."""
+    filters: str | None
+    """JSON; None: every event of the type counts."""
+    unit: str | None
+    charge: ChargedBy
+    created_at: datetime
+    changed_at: datetime
+
+
+class Catalog(Struct, frozen=True):
+    """Meters by key, by number and by the type of event they read."""
+
+    version: int
+    meters: dict[str, Meter]
+    by_no: dict[int, Meter]
+    by_type: dict[str, tuple[Meter, ...]]
+
+
+EMPTY: Final = Catalog(-1, {}, {}, {})
+"""Before the first reading: older than any of the database's."""
+
+
+async def read(conn: Connection) -> Catalog:
+    """The catalog of now."""
+    version: int = await conn.fetchval(queries.catalog_version)
+    meters = [
+        Meter(
+            meter_no=row["meter_no"],
+            key=row["meter"],
+            event_type=row["event_type"],
+            aggregation=row["aggregation"],
+            value_property=row["value_property"],
+            group_by=msgspec.json.decode(row["group_by"], type=dict[str, str]),
+            filters=row["filters"],
+            unit=row["unit"],
+            charge=row["charge"],
+            created_at=row["created_at"],
+            changed_at=row["changed_at"],
+        )
+        for row in await conn.fetch(queries.meters_read)
+    ]
+    by_type: dict[str, tuple[Meter, ...]] = {}
+    for meter in meters:
+        by_type[meter.event_type] = (*by_type.get(meter.event_type, ()), meter)
+    return Catalog(version, {m.key: m for m in meters}, {m.meter_no: m for m in meters}, by_type)
+
+
+async def hold(conn: Connection, *, known: int) -> None:
+    """Keep the catalog as it is until the transaction ends. Raises CatalogChanged if not `known`.
+
+    Shared: many hold it at once. Whoever changes the catalog waits for them.
+    """
+    await conn.execute(queries.catalog_hold)
+    if await conn.fetchval(queries.catalog_version) != known:
+        raise CatalogChanged
+
+
+async def change(conn: Connection) -> None:
+    """Begin a change of the catalog: alone until the transaction ends, and a new version."""
+    await conn.execute(queries.catalog_change_lock)
+    await conn.execute(queries.catalog_change)
