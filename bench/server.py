@@ -53,7 +53,7 @@ class Naive:
             await call.service.customer_no(call, wanted.customer_id),
             call.idempotency_key,
             parse.fingerprint("reserve", (), _canonical(call)),
-            parse.amount(wanted.amount, 9, "/amount"),
+            parse.amount(str(wanted.amount), 9, "/amount"),
             wanted.expires_in,
         )
 
@@ -64,7 +64,7 @@ class Naive:
             await call.service.customer_no(call, wanted.customer_id),
             call.idempotency_key,
             parse.fingerprint("consume", (), _canonical(call)),
-            parse.amount(wanted.amount, 9, "/amount"),
+            parse.amount(str(wanted.amount), 9, "/amount"),
         )
 
     async def capture(self, call: Call) -> Reply:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from ledger.amounts import format_amount
+from ledger.rated import QUANTITY_SCALE, Line
 from ledger.requests import Policy
 from ledger.state import Account, Books, Charge, Draw, Grant, Hold, Lot
 
@@ -38,6 +39,25 @@ class ChargeOfHold(Struct, frozen=True):
     created_at: datetime
 
 
+class EventOfLine(Struct, frozen=True):
+    source: str
+    id: str
+
+
+class LineAnswer(Struct, frozen=True, kw_only=True):
+    """A charge line: one usage quantity by one rate. A negative amount gives back."""
+
+    meter: str
+    quantity: str
+    dimensions: Metadata
+    rate_card_version: str
+    rate: int
+    """Its place in the version's `rates`, from 0."""
+    amount: str
+    event: EventOfLine | UnsetType = UNSET
+    """The fact, where its sender named it."""
+
+
 class ChargeAnswer(Struct, frozen=True, kw_only=True):
     """One capture or consume: what was burned, from which lots, and what lots did not cover."""
 
@@ -50,6 +70,8 @@ class ChargeAnswer(Struct, frozen=True, kw_only=True):
     overage: str
     late: bool
     reversed: str
+    lines: list[LineAnswer] | UnsetType = UNSET
+    """What usage was priced, line by line; left out for a charge of an amount."""
     effective_at: datetime
     created_at: datetime
     reference: str | UnsetType = UNSET
@@ -71,6 +93,8 @@ class HoldAnswer(Struct, frozen=True, kw_only=True):
     overage_held: str
     expires_at: datetime
     created_at: datetime
+    rate_card_version: str | UnsetType = UNSET
+    """What its usage is priced by, such as `default@3`."""
     reference: str | UnsetType = UNSET
     metadata: Metadata = field(default_factory=empty_object)
     charge: ChargeAnswer | None = None
@@ -175,6 +199,22 @@ def _lots(books: Books, draws: list[Draw], scale: int) -> list[LotAmount]:
     ]
 
 
+def line_answer(line: Line, scale: int) -> LineAnswer:
+    """A charge line as it is shown."""
+    event: EventOfLine | UnsetType = UNSET
+    if line.source is not None and line.event_id is not None:
+        event = EventOfLine(line.source, line.event_id)
+    return LineAnswer(
+        meter=line.meter,
+        quantity=format_amount(line.quantity, QUANTITY_SCALE),
+        dimensions=Raw(line.dimensions.encode()),
+        rate_card_version=str(line.card),
+        rate=line.rate_no,
+        amount=format_amount(line.amount, scale),
+        event=event,
+    )
+
+
 def charge_answer(
     books: Books, charge: Charge, scale: int, account: Account | None = None
 ) -> ChargeAnswer:
@@ -189,6 +229,7 @@ def charge_answer(
         overage=format_amount(charge.overage, scale),
         late=charge.late,
         reversed=format_amount(charge.reversed, scale),
+        lines=UNSET if charge.lines is None else [line_answer(x, scale) for x in charge.lines],
         effective_at=charge.effective_at,
         created_at=charge.created_at,
         reference=UNSET if charge.reference is None else charge.reference,
@@ -218,6 +259,7 @@ def hold_answer(
         overage_held=format_amount(hold.uncovered if hold.status == "open" else 0, scale),
         expires_at=hold.expires_at,
         created_at=hold.created_at,
+        rate_card_version=UNSET if hold.card is None else str(hold.card),
         reference=UNSET if hold.reference is None else hold.reference,
         metadata=_metadata(hold.metadata),
         charge=None if charge is None else charge_answer(books, charge, scale),

@@ -21,7 +21,11 @@ class CustomerAnswer(Struct, frozen=True, kw_only=True):
     email: str | None
     time_zone: str
     currency: str | None
+    rate_card: str | None
+    """What its usage is priced by; null: the rate card `default`."""
     overage: OverageAnswer
+    over_limit: bool
+    """Whether it owes more than its overage policy allows: usage events are never refused."""
     status: str
     metadata: Metadata
     created_at: datetime
@@ -58,7 +62,7 @@ async def make(conn: Connection, customer_ids: list[str], *, signup_due: bool) -
 
 
 async def put_profile(conn: Connection, customer_no: int, members: dict[str, Any]) -> None:
-    """Set the members given (name, email, time_zone, currency, metadata as JSON text)."""
+    """Set the members given (name … rate_card, metadata as JSON text)."""
     await conn.execute(
         queries.profile_put,
         customer_no,
@@ -68,6 +72,7 @@ async def put_profile(conn: Connection, customer_no: int, members: dict[str, Any
         members.get("currency"),
         members.get("metadata"),
         list(members),
+        members.get("rate_card"),
     )
 
 
@@ -101,9 +106,11 @@ def _answer(row: Record, scale: int) -> CustomerAnswer:
         email=row["email"],
         time_zone=row["time_zone"],
         currency=row["currency"],
+        rate_card=row["rate_card"],
         overage=OverageAnswer(
             row["overage_policy"], None if limit is None else format_amount(limit, scale)
         ),
+        over_limit=row["over_limit"],
         status="open" if row["closed_at"] is None else "closed",
         metadata=Raw(row["metadata"].encode()),
         created_at=row["created_at"],

@@ -8,14 +8,16 @@ from ledger.answers import hold_answer
 from ledger.burn_down import plan, present
 from ledger.outcome import Outcome, refuse
 from ledger.overage import fits, hold_uncovered, insufficient, limit_left, policy_for
+from ledger.priced import price, settle_lines
+from ledger.rated import Priced, Usage
 from ledger.requests import Capture, Extend, Reserve, VoidHold
 from ledger.settle import account_of, end_hold, pinned_lots, release_uncovered
-from ledger.state import Account, Books, Charge, ChargeLine, Hold, HoldStep, Settings
+from ledger.state import Account, Books, Charge, Hold, HoldCharge, HoldStep, Settings
 from ledger.usage import (
     ChargeWriter,
+    ask,
     check_effective_at,
     refuse_closed,
-    refuse_start,
     repay,
     source_at,
 )
@@ -24,27 +26,29 @@ CHARGES_SHOWN: Final = 20
 
 
 def reserve(books: Books, request: Reserve, settings: Settings, now: datetime) -> Outcome:
-    """Set `amount` aside: available first, the rest promised under the policy, or 402."""
-    if (refused := refuse_start(books, request, request.asset, settings)) is not None:
-        return refused
-    account = account_of(books, settings, request.asset)
+    """Set `amount`, or what usage may come to, aside: available first, then the policy, or 402."""
+    asked = ask(books, request, settings, now, is_final=False)
+    if isinstance(asked, Outcome):
+        return asked
+    asset, requested, priced = asked
+    account = account_of(books, settings, asset)
     available = account.available
     left = limit_left(books, account)
-    amount = request.amount
+    amount = requested
     if not fits(left, amount - available):
         least = request.minimum if request.minimum is not None else amount
         amount = min(amount, available + (left or 0))
         if amount < least:
             return insufficient(books, account, required=least, available=available, left=left)
     pinned = min(amount, available)
-    policy = policy_for(books, request.asset) if amount > pinned else None
+    policy = policy_for(books, asset) if amount > pinned else None
     lifetime = min(timedelta(seconds=request.expires_in), settings.hold_lifetime_max)
     notes = request.notes
     hold = Hold(
         hold_no=books.take_no(),
-        asset=request.asset,
+        asset=asset,
         status="open",
-        requested=request.amount,
+        requested=requested,
         amount=amount,
         captured=0,
         uncovered=amount - pinned,
@@ -54,6 +58,7 @@ def reserve(books: Books, request: Reserve, settings: Settings, now: datetime) -
         created_at=books.moment(now),
         reference=notes.reference if notes else None,
         metadata=notes.metadata if notes else None,
+        card=None if priced is None else priced.card,
         is_new=True,
     )
     _pin(books, account, hold, pinned)
@@ -126,17 +131,19 @@ def extend(books: Books, request: Extend, settings: Settings, now: datetime) -> 
     if hold.status != "open":
         return _refuse_ended(hold, settings.scales[hold.asset])
     account = account_of(books, settings, hold.asset)
-    if request.add is not None:
+    if request.add is not None or request.add_usage is not None:
         if (closed := refuse_closed(books)) is not None:
             return closed
-        try:
-            amount = parse_amount(request.add, account.scale)
-        except AmountError as error:
-            return refuse(422, error.code, f"add.amount {error}", pointer="/add/amount")
+        wanted = _wanted(books, settings, hold, request.add, request.add_usage, now, "/add")
+        if isinstance(wanted, Outcome):
+            return wanted
+        amount, priced = wanted
         if hold.amount + amount > AMOUNT_MAX:
-            return _too_much(account, "/add/amount")
+            return _too_much(account, "/add")
         if (refused := _add(books, account, hold, amount, now)) is not None:
             return refused
+        if priced is not None and hold.card is None:
+            hold.card, hold.is_card_new = priced.card, True
     if request.expires_in is not None:
         latest = hold.created_at + settings.hold_lifetime_max
         wanted = min(now + timedelta(seconds=request.expires_in), latest)
@@ -144,6 +151,32 @@ def extend(books: Books, request: Extend, settings: Settings, now: datetime) -> 
     books.change_hold(hold)
     books.is_changed = True
     return Outcome(200, hold_answer(books, hold, account.scale, account=account))
+
+
+def _wanted(
+    books: Books,
+    settings: Settings,
+    hold: Hold,
+    amount: str | None,
+    usage: Usage | None,
+    at: datetime,
+    pointer: str,
+    *,
+    is_final: bool = False,
+) -> tuple[int, Priced | None] | Outcome:
+    """How much of the hold's asset an amount or usage is, by the hold's rate card if it has one."""
+    if usage is not None:
+        priced = price(
+            books, settings, usage, at=at, is_final=is_final, card=hold.card, asset=hold.asset
+        )
+        return priced if isinstance(priced, Outcome) else (priced.amount, priced)
+    if amount is None:
+        return hold.pinned + hold.uncovered, None
+    try:
+        return parse_amount(amount, settings.scales[hold.asset]), None
+    except AmountError as error:
+        name = f"{pointer}/amount"[1:].replace("/", ".")
+        return refuse(422, error.code, f"{name} {error}", pointer=f"{pointer}/amount")
 
 
 def _too_much(account: Account, pointer: str) -> Outcome:
@@ -197,18 +230,17 @@ def capture(books: Books, request: Capture, settings: Settings, now: datetime) -
     if (wrong := check_effective_at(request.effective_at, now)) is not None:
         return wrong
     account = account_of(books, settings, hold.asset)
-    amount = hold.pinned + hold.uncovered
-    if request.amount is not None:
-        try:
-            amount = parse_amount(request.amount, account.scale)
-        except AmountError as error:
-            return refuse(422, error.code, f"amount {error}", pointer="/amount")
+    at = request.effective_at or now
+    wanted = _wanted(books, settings, hold, request.amount, request.usage, at, "", is_final=True)
+    if isinstance(wanted, Outcome):
+        return wanted
+    amount, priced = wanted
     if hold.captured + amount > AMOUNT_MAX:
         return _too_much(account, "/amount")
     if hold.status == "open":
-        return _capture_open(books, request, settings, hold, account, amount, now)
-    if hold.status == "expired" and request.above_hold == "take" and amount > 0:
-        return _capture_late(books, request, settings, hold, account, amount, now)
+        return _capture_open(books, request, settings, hold, account, amount, priced, now)
+    if hold.status == "expired" and request.above_hold == "take" and (amount > 0 or priced):
+        return _capture_late(books, request, settings, hold, account, amount, priced, now)
     return _refuse_ended(hold, settings.scales[hold.asset])
 
 
@@ -219,6 +251,7 @@ def _capture_open(
     hold: Hold,
     account: Account,
     amount: int,
+    priced: Priced | None,
     now: datetime,
 ) -> Outcome:
     remaining = hold.remaining
@@ -230,7 +263,7 @@ def _capture_open(
             "or send above_hold=take to take the excess from available credit.",
             remaining=format_amount(remaining, account.scale),
         )
-    if amount == 0:
+    if amount == 0 and priced is None:
         end_hold(books, settings, hold, "captured", now, now)
         repay(books, settings, now)
         return Outcome(200, hold_answer(books, hold, account.scale, account=account))
@@ -247,6 +280,8 @@ def _capture_open(
         )
         if refused is not None:
             return refused
+    if priced is not None:
+        priced = settle_lines(books, settings, priced, now)
     writer = _writer(books, request, settings, account, hold, now)
     before = dict(hold.pins)
     if not request.final:
@@ -265,7 +300,7 @@ def _capture_open(
     if request.final:
         end_hold(books, settings, hold, "captured", now, now, writer.journal)
         hold.pins = before  # what it had pinned just before its end
-    return _finish_capture(books, request, settings, account, hold, writer, now)
+    return _finish_capture(books, request, settings, account, hold, writer, priced, now)
 
 
 def _refuse_excess(
@@ -335,6 +370,7 @@ def _capture_late(
     hold: Hold,
     account: Account,
     amount: int,
+    priced: Priced | None,
     now: datetime,
 ) -> Outcome:
     """After the deadline, once: all of it from available credit, then by the policy."""
@@ -343,13 +379,15 @@ def _capture_late(
     left = limit_left(books, account)
     if not fits(left, over):
         return insufficient(books, account, required=amount, available=source.available, left=left)
+    if priced is not None:
+        priced = settle_lines(books, settings, priced, now)
     writer = _writer(books, request, settings, account, hold, now)
     writer.draw(source, amount - over)
     writer.cover(policy_for(books, hold.asset), over)
     hold.captured += amount
     hold.status = "captured"
     books.change_hold(hold)
-    return _finish_capture(books, request, settings, account, hold, writer, now, late=True)
+    return _finish_capture(books, request, settings, account, hold, writer, priced, now, late=True)
 
 
 def _writer(
@@ -374,14 +412,15 @@ def _finish_capture(
     account: Account,
     hold: Hold,
     writer: ChargeWriter,
+    priced: Priced | None,
     now: datetime,
     *,
     late: bool = False,
 ) -> Outcome:
-    charge: Charge = writer.finish(late=late)
+    charge: Charge = writer.finish(priced, late=late)
     charge.reference = hold.reference
     charge.metadata = request.notes.metadata if request.notes else None
-    line = ChargeLine(charge.seq, charge.amount, charge.created_at)
+    line = HoldCharge(charge.seq, charge.amount, charge.created_at)
     hold.charges = [line, *(hold.charges or [])][:CHARGES_SHOWN]
     repay(books, settings, now)
     return Outcome(200, hold_answer(books, hold, account.scale, account=account, charge=charge))

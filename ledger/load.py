@@ -13,6 +13,9 @@ from typing import Final
 from asyncpg import Record
 from msgspec import Struct
 
+from ledger.columns import array_text
+from ledger.load_usage import Facts, load_counter_charges, load_usage
+from ledger.rated import CounterKey, Pricing
 from ledger.requests import (
     Capture,
     Extend,
@@ -27,10 +30,10 @@ from ledger.state import (
     Account,
     Answered,
     Books,
-    ChargeLine,
     Debt,
     Draw,
     Grant,
+    HoldCharge,
     Lot,
 )
 from sql import queries
@@ -127,11 +130,16 @@ async def load(
     *,
     depths: dict[int, Depth] | None = None,
     whole_if_due: bool = False,
+    pricing: Pricing | None = None,
+    facts: Facts | None = None,
+    counters: dict[int, set[CounterKey]] | None = None,
 ) -> Loaded:
     """Fill locked books with what the requests need; `depths`: customers of which more is needed.
 
     Of a customer to whom time has done something, that is loaded too; with `whole_if_due` (a read,
-    which shows all) everything open is. Raises TooMuch for more than LOTS_MAX open lots.
+    which shows all) everything open is. With `pricing` and `facts`: what the price of usage depends
+    on, too; `counters`: of which the charges are needed. Raises TooMuch for more than LOTS_MAX
+    open lots, ScaleChanged, CatalogChanged.
     """
     depths = depths or {}
     due = {no for no, depth in depths.items() if depth >= Depth.DUE}
@@ -167,16 +175,16 @@ async def load(
     if full:
         late = any(depth is Depth.LATE for depth in depths.values())
         await _load_all_lots(conn, {no: customers[no] for no in full}, now, late=late)
-    if reverses := [r for r in requests if isinstance(r, Reverse)]:
-        await _load_charges(conn, customers, {(r.customer_no, r.charge_seq) for r in reverses})
+    undone = {(r.customer_no, r.charge_seq) for r in requests if isinstance(r, Reverse)}
+    if pricing is not None and facts is not None:
+        await load_usage(conn, customers, requests, now, version=pricing.version, facts=facts)
+        if counters:
+            undone |= await load_counter_charges(conn, customers, counters)
+    if undone:
+        await _load_charges(conn, customers, undone)
     if voids := [r for r in requests if isinstance(r, VoidGrant)]:
         await load_grants(conn, customers, {(r.customer_no, r.grant_no) for r in voids}, now)
     return Loaded(now, row["closed_through"], frozenset(row["dead_keys"] or ()))
-
-
-def array_text(numbers: Iterable[int]) -> str:
-    """Whole numbers as the text of an array: the driver looks at every element of a list."""
-    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _fill(
@@ -222,7 +230,7 @@ def _fill(
         hold = customers[customer_no].holds[hold_no]
         if hold.charges is None:
             hold.charges = []
-        hold.charges.append(ChargeLine(seq, amount, created_at))
+        hold.charges.append(HoldCharge(seq, amount, created_at))
 
 
 async def _load_due(conn: Connection, customers: dict[int, Books], now: datetime) -> None:

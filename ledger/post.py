@@ -3,7 +3,7 @@
 Nothing here decides. The caller holds the customers' locks and ends the transaction.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,7 +11,9 @@ from asyncpg import Record
 from msgspec import Struct
 
 from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
-from ledger.load import ScaleChanged, array_text
+from ledger.columns import quick
+from ledger.load import ScaleChanged
+from ledger.post_usage import post_usage
 from ledger.requests import Request
 from ledger.state import Account, Books, Grant, Hold, Lot
 from sql import queries
@@ -26,7 +28,7 @@ class Reply(Struct, frozen=True):
     body: bytes
 
 
-# The columns of each part of `batch_post`: `i` and `n` are whole numbers (see `_quick`).
+# The columns of each part of `batch_post`: `i` and `n` are whole numbers (see `quick`).
 _CUSTOMERS: Final = "iii..."
 _ACCOUNTS: Final = "iss"
 _LOTS: Final = "iiii"
@@ -35,49 +37,6 @@ _HOLDS_MOVED: Final = "iisiiisssi..."
 _JOURNALS: Final = "iis...snnnnn.sq..."
 _TRANSFERS: Final = "iiisssinn"
 _REQUESTS: Final = "iqs.i.s"
-
-
-def _quick(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
-    """Rows as columns, most of them as the text of an array: the driver looks at list elements.
-
-    `i`: whole numbers, `n`: some may be missing; `s`: plain words without quotes or backslashes, or
-    missing; `q`: any text, or missing; `.`: left to the driver.
-    """
-    if not rows:
-        return [() if kind == "." else "{}" for kind in kinds]
-    return [
-        _WRITERS[kind](column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)
-    ]
-
-
-def _maybe_numbers(column: Iterable[int | None]) -> str:
-    return f"{{{','.join(['NULL' if n is None else str(n) for n in column])}}}"
-
-
-def _words(column: Iterable[str | None]) -> str:
-    return "{" + ",".join(["NULL" if word is None else f'"{word}"' for word in column]) + "}"
-
-
-def _texts(column: Iterable[str | None]) -> str:
-    return f"{{{','.join(['NULL' if text is None else _quoted(text) for text in column])}}}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _as_is(column: Sequence[Any]) -> Sequence[Any]:
-    return column
-
-
-_WRITERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "i": array_text,
-    "n": _maybe_numbers,
-    "s": _words,
-    "q": _texts,
-    ".": _as_is,
-}
 
 
 async def post(
@@ -97,17 +56,17 @@ async def post(
     await conn.execute(
         queries.batch_post,
         now,
-        *_quick([_customer_row(books) for books in changed], _CUSTOMERS),
-        *_quick(_account_rows(changed), _ACCOUNTS),
-        *_quick(
-            [_lot_row(b, lot) for b, lot in lots if not (lot.is_new or lot.is_reshaped)], _LOTS
-        ),
-        *_quick([_made_hold(b, hold) for b, hold in holds if hold.is_new], _HOLDS_MADE),
-        *_quick([_moved_hold(b, hold) for b, hold in holds if not hold.is_new], _HOLDS_MOVED),
-        *_quick(_journal_rows(changed), _JOURNALS),
-        *_quick(_transfer_rows(changed), _TRANSFERS),
-        *_quick([_request_row(reply) for reply in replies], _REQUESTS),
+        *quick([_customer_row(books) for books in changed], _CUSTOMERS),
+        *quick(_account_rows(changed), _ACCOUNTS),
+        *quick([_lot_row(b, lot) for b, lot in lots if not (lot.is_new or lot.is_reshaped)], _LOTS),
+        *quick([_made_hold(b, hold) for b, hold in holds if hold.is_new], _HOLDS_MADE),
+        *quick([_moved_hold(b, hold) for b, hold in holds if not hold.is_new], _HOLDS_MOVED),
+        *quick(_journal_rows(changed), _JOURNALS),
+        *quick(_transfer_rows(changed), _TRANSFERS),
+        *quick([_request_row(reply) for reply in replies], _REQUESTS),
+        *quick([_card(hold) for _, hold in holds if hold.is_new], "sn"),
     )
+    await post_usage(conn, changed)
     await _post_rare(conn, changed, lots)
 
 
@@ -173,6 +132,10 @@ def _made_hold(books: Books, hold: Hold) -> Sequence[Any]:
         hold.metadata,
         hold.created_at,
     )
+
+
+def _card(hold: Hold) -> Sequence[Any]:
+    return (None, None) if hold.card is None else (hold.card.rate_card, hold.card.version)
 
 
 def _moved_hold(books: Books, hold: Hold) -> Sequence[Any]:
@@ -295,6 +258,15 @@ async def _post_rare(conn: Connection, changed: list[Books], lots: list[tuple[Bo
         (
             queries.debts_move,
             [(no, d.debt_no, d.repaid, d.cancelled, d.returned) for no, d in debts if not d.is_new],
+        ),
+        (
+            queries.holds_price,
+            [
+                (books.customer_no, h.hold_no, *_card(h))
+                for books in changed
+                for h in books.changed_holds.values()
+                if h.is_card_new and not h.is_new
+            ],
         ),
         (
             queries.hold_steps_make,

@@ -137,9 +137,12 @@ def move_money(
     moves.credits[credit] = moves.credits.get(credit, 0) + amount
 
 
-def finish(books: Books, journal: Journal) -> bool:
-    """Number, chain and keep the journal. What moves nothing is no journal: False."""
-    if not journal.transfers:
+def finish(books: Books, journal: Journal, *, is_fact: bool = False) -> bool:
+    """Number, chain and keep the journal. What moves nothing is no journal: False.
+
+    Unless it `is_fact` all the same: usage that was charged at a price of 0.
+    """
+    if not (journal.transfers or is_fact):
         return False
     if journal.notes is not None:
         journal.notes_digest = notes_digest(journal.notes)

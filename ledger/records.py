@@ -11,6 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ledger.amounts import format_amount
 from ledger.answers import EMPTY, ChargeAnswer, Metadata, charge_answer, empty_object
+from ledger.load_usage import read_line
 from ledger.reads import SCAN_MAX, UnknownCustomer, find, page, settled
 from ledger.rows import add_draws, read_charge
 from ledger.settle import account_of
@@ -139,6 +140,9 @@ async def _read_charges(conn: Connection, customer_no: int, seqs: list[int]) -> 
     row = await conn.fetchrow(queries.charges_load, [customer_no] * len(seqs), seqs)
     assert row is not None, "a SELECT without FROM has one row"
     found = {line[1]: read_charge(line) for line in row["charges"] or ()}
+    for line in await conn.fetch(queries.charge_lines_read, customer_no, seqs):
+        charge = found[line["seq"]]
+        charge.lines = [*(charge.lines or ()), read_line(line)]
     add_draws(found, row["draws"] or ())
     return [found[seq] for seq in sorted(found, reverse=True)]
 

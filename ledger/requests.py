@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ledger.calendar import Interval
 from ledger.chart import Category
+from ledger.rated import Usage
 
 Policy = Literal["deny", "owe", "bill"]
 AboveHold = Literal["deny", "take"]
@@ -43,8 +44,11 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Reserve(Request, frozen=True, kw_only=True):
-    asset: str
-    amount: int
+    asset: str | None
+    """None, with usage: that of its rate card."""
+    amount: int = 0
+    usage: Usage | None = None
+    """Instead of `amount`: an upper estimate, priced under the lock."""
     minimum: int | None = None
     expires_in: int = 600
     """Seconds."""
@@ -54,6 +58,8 @@ class Capture(Request, frozen=True, kw_only=True):
     hold_no: int
     amount: str | None = None
     """A decimal string: its asset, and so its scale, is the hold's. None = all that is left."""
+    usage: Usage | None = None
+    """Instead of `amount`: what was used."""
     final: bool = True
     above_hold: AboveHold = "deny"
     effective_at: datetime | None = None
@@ -67,11 +73,15 @@ class Extend(Request, frozen=True, kw_only=True):
     hold_no: int
     expires_in: int | None = None
     add: str | None = None
+    add_usage: Usage | None = None
 
 
 class Consume(Request, frozen=True, kw_only=True):
-    asset: str
-    amount: int
+    asset: str | None
+    """None, with usage: that of its rate card."""
+    amount: int = 0
+    usage: Usage | None = None
+    """Instead of `amount`: what was used."""
     effective_at: datetime | None = None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from asyncpg import Record
 
 from ledger.burn_down import merge
+from ledger.rated import CardVersion
 from ledger.requests import Cost
 from ledger.state import Charge, Draw, Grant, Hold, Lot
 
@@ -41,6 +42,7 @@ def read_hold(row: Row) -> Hold:
         ended_created_at=row[15],
         reference=row[16],
         metadata=row[17],
+        card=None if row[18] is None else CardVersion(row[18], row[19]),
     )
 
 
@@ -48,7 +50,7 @@ def read_charge(row: Row) -> Charge:
     """A charge from a row of `charges_load`'s charge columns; its draws come by `add_draws`."""
     return Charge(
         seq=row[1],
-        asset="",
+        asset=row[10] or "",
         draws=[],
         billed=0,
         owed=0,

@@ -15,6 +15,7 @@ from msgspec import Struct
 from ledger.calendar import Interval
 from ledger.chart import Category
 from ledger.ids import public_id
+from ledger.rated import CardVersion, CounterKey, Line, Pricing, UsageState
 from ledger.requests import Cost, Notes, Policy
 
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -28,9 +29,18 @@ BurnKey = tuple[int, bool, datetime, bool, datetime, datetime, int]
 class NeedMore(Exception):
     """Deciding needs rows of this customer that were not loaded."""
 
-    def __init__(self, customer_no: int, *, wants_due: bool = False, late: bool = False) -> None:
+    def __init__(
+        self,
+        customer_no: int,
+        *,
+        wants_due: bool = False,
+        late: bool = False,
+        counter: CounterKey | None = None,
+    ) -> None:
         super().__init__(f"customer {customer_no}: not everything needed was loaded")
         self.customer_no = customer_no
+        self.counter = counter
+        """The charges of this counter are needed, and nothing else."""
         self.wants_due = wants_due
         """What time has done, or more debts, are needed, not more lots."""
         self.late = late
@@ -120,8 +130,11 @@ class Hold(Struct, eq=False):
     metadata: str | None = None
     steps: int = 0
     """How many earlier pin totals are kept (see HoldStep)."""
-    charges: list["ChargeLine"] | None = None
+    charges: list["HoldCharge"] | None = None
     """The latest charges, newest first; None if not loaded."""
+    card: CardVersion | None = None
+    """The rate card that its usage is priced by: the one of its first estimate."""
+    is_card_new: bool = False
     is_new: bool = False
 
     @property
@@ -142,7 +155,7 @@ class HoldStep(Struct, frozen=True):
     pinned_before: int
 
 
-class ChargeLine(Struct, frozen=True):
+class HoldCharge(Struct, frozen=True):
     seq: int
     amount: int
     created_at: datetime
@@ -190,6 +203,8 @@ class Charge(Struct, eq=False):
     """What each repayment of its debt took from each lot, in order; loaded with the debt."""
     reference: str | None = None
     metadata: str | None = None
+    lines: list[Line] | None = None
+    """None: it was for an amount, or they were not loaded."""
 
     @property
     def amount(self) -> int:
@@ -318,6 +333,8 @@ class Books(Struct, eq=False):
     """Open debts (oldest first), and those of charges being undone."""
     grants: dict[int, Grant] = {}
     charges: dict[int, Charge] = {}
+    usage: UsageState | None = None
+    """Loaded where a request states usage."""
     answered: dict[str, "Answered"] = {}
     """Requests of this customer already answered, by key."""
 
@@ -348,6 +365,10 @@ class Books(Struct, eq=False):
     journals: list[Journal] = []
     money: dict[str, MoneyMoves] = {}
     steps: list[HoldStep] = []
+    lines: list[tuple[int, int, Line]] = []
+    """New charge lines: (seq, place from 1, line)."""
+    counted: dict[CounterKey, datetime] = {}
+    """Counters that moved, with the end of their period."""
     changed_lots: dict[int, Lot] = {}
     changed_holds: dict[int, Hold] = {}
     changed_debts: dict[int, Debt] = {}
@@ -425,6 +446,7 @@ class Settings(Struct, frozen=True):
     """Scale of every asset."""
     books_time_zone: tzinfo
     hold_lifetime_max: timedelta = timedelta(days=7)
+    pricing: Pricing | None = None
     closed_through: date | None = None
     """The last accounting day of the latest closed month; None: all is open."""
     signup_amount: int | None = None

@@ -10,8 +10,10 @@ from msgspec import Struct
 from ledger.answers import Problem
 from ledger.decide import decide_one
 from ledger.load import Depth, Loaded, TooMuch, load, lock, look
+from ledger.load_usage import Facts
 from ledger.outcome import Outcome, refuse
 from ledger.post import Reply, post
+from ledger.rated import CounterKey
 from ledger.requests import Capture, Extend, Request, Reverse, VoidGrant, VoidHold
 from ledger.state import Books, NeedMore, Settings
 from sql.pool import Connection
@@ -36,12 +38,14 @@ async def transact(
     render: Render,
     *,
     wait: bool,
+    facts: Facts | None = None,
     timed: Callable[[str, float], None] | None = None,
 ) -> list[Result | None]:
     """Decide a batch in the open transaction of `conn`. `timed` is told the seconds of each step.
 
     One result per request, in order. Without `wait` a customer locked by somebody else is left out:
-    None for its requests, nothing written for it. Raises what PostgreSQL raises, and ScaleChanged.
+    None for its requests, nothing written for it. `facts` stores the events of charged usage.
+    Raises what PostgreSQL raises, ScaleChanged and CatalogChanged.
     """
     started = perf_counter()
     customers = await lock(conn, sorted({r.customer_no for r in requests}), wait=wait)
@@ -57,7 +61,8 @@ async def transact(
     mine = [place for place, request in enumerate(requests) if request.customer_no in customers]
     if not mine:
         return results
-    outcomes, now = await _decide(conn, customers, [requests[place] for place in mine], settings)
+    chosen = [requests[place] for place in mine]
+    outcomes, now = await _decide(conn, customers, chosen, settings, facts)
     bodies: dict[int, bytes] = {}
     replies: list[Reply] = []
     for place, outcome in zip(mine, outcomes, strict=True):
@@ -73,6 +78,8 @@ async def transact(
             replies.append(Reply(request, outcome.status, body))
     posting = perf_counter()
     await post(conn, customers.values(), replies, now)
+    if facts is not None:
+        await _record(conn, customers, facts, now)
     if timed is not None:
         timed("lock", locked - started)
         timed("decide", posting - locked)
@@ -80,25 +87,57 @@ async def transact(
     return results
 
 
+async def _record(
+    conn: Connection, customers: dict[int, Books], facts: Facts, now: datetime
+) -> None:
+    """Store the events that charged usage made."""
+    made = [
+        (books.customer_no, seq, place, line)
+        for books in customers.values()
+        for seq, place, line in books.lines
+        if line.makes_event
+    ]
+    if made:
+        await facts.record(conn, made, now)
+
+
 async def _decide(
-    conn: Connection, customers: dict[int, Books], requests: list[Request], settings: Settings
+    conn: Connection,
+    customers: dict[int, Books],
+    requests: list[Request],
+    settings: Settings,
+    facts: Facts | None,
 ) -> tuple[list[Outcome], datetime]:
     """Load and decide; again, with more rows, for the customers of whom they are missing.
 
     The outcomes in order, and the time they were decided at.
     """
-    loaded = await load(conn, customers, requests, settings.scales)
+    pricing = settings.pricing
+    loaded = await load(conn, customers, requests, settings.scales, pricing=pricing, facts=facts)
     live = msgspec.structs.replace(settings, closed_through=loaded.closed_through)
     outcomes: dict[int, Outcome] = {}
     depths: dict[int, Depth] = {}
+    counters: dict[int, set[CounterKey]] = {}
     waiting = list(enumerate(requests))
     while needs := _decide_live(customers, waiting, live, loaded, outcomes):
         for no, need in needs.items():
-            depths[no] = _deeper(need, depths.get(no))
+            if need.counter is not None:
+                counters.setdefault(no, set()).add(need.counter)
+            else:
+                depths[no] = _deeper(need, depths.get(no))
         again = await lock(conn, sorted(needs), wait=True)  # ours already: start over
         customers.update(again)
         waiting = [(place, request) for place, request in waiting if request.customer_no in needs]
-        await load(conn, again, [r for _, r in waiting], settings.scales, depths=depths)
+        await load(
+            conn,
+            again,
+            [request for _, request in waiting],
+            settings.scales,
+            depths={no: depth for no, depth in depths.items() if no in needs},
+            pricing=pricing,
+            facts=facts,
+            counters={no: keys for no, keys in counters.items() if no in needs},
+        )
     return [outcomes[place] for place in range(len(requests))], loaded.now
 
 

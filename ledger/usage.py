@@ -8,35 +8,54 @@ from ledger.burn_down import LATE_MAX, Source, merge, past, plan, present
 from ledger.outcome import Outcome, refuse
 from ledger.overage import fits, insufficient, limit_left, policy_for
 from ledger.posting import begin, finish, move
-from ledger.requests import Consume, Policy, Request, Reverse
-from ledger.settle import account_of, give_back, repay_debts
+from ledger.priced import keep, price, settle_lines
+from ledger.rated import Priced
+from ledger.requests import Consume, Policy, Request, Reserve, Reverse
+from ledger.settle import account_of, repay_debts
 from ledger.state import Account, Books, Charge, Debt, Draw, Journal, Lot, Settings
+from ledger.undo import undo
 
 
 def consume(books: Books, request: Consume, settings: Settings, now: datetime) -> Outcome:
-    """Take `amount` at once: available first, then the policy, or 402 and nothing."""
-    if (refused := refuse_start(books, request, request.asset, settings)) is not None:
-        return refused
+    """Take `amount`, or what usage comes to: available first, then the policy, or 402."""
     if (wrong := check_effective_at(request.effective_at, now)) is not None:
         return wrong
-    account = account_of(books, settings, request.asset)
-    source = source_at(books, account, request.amount, request.effective_at, now)
-    over = max(0, request.amount - source.available)
+    asked = ask(books, request, settings, request.effective_at or now, is_final=True)
+    if isinstance(asked, Outcome):
+        return asked
+    asset, amount, priced = asked
+    account = account_of(books, settings, asset)
+    source = source_at(books, account, amount, request.effective_at, now)
+    over = max(0, amount - source.available)
     left = limit_left(books, account)
     if not fits(left, over):
-        return insufficient(
-            books, account, required=request.amount, available=source.available, left=left
-        )
+        return insufficient(books, account, required=amount, available=source.available, left=left)
     at = request.effective_at or now
+    if priced is not None:
+        priced = settle_lines(books, settings, priced, now)
     writer = ChargeWriter(books, settings, account, at, now)
-    writer.draw(source, request.amount - over)
-    writer.cover(policy_for(books, request.asset), over)
+    writer.draw(source, amount - over)
+    writer.cover(policy_for(books, asset), over)
     writer.journal.request_key, writer.journal.notes = request.key, request.notes
-    charge = writer.finish()
+    charge = writer.finish(priced)
     if request.notes is not None:
         charge.reference, charge.metadata = request.notes.reference, request.notes.metadata
     repay(books, settings, now)
     return Outcome(201, charge_answer(books, charge, account.scale, account))
+
+
+def ask(
+    books: Books, request: Reserve | Consume, settings: Settings, at: datetime, *, is_final: bool
+) -> tuple[str, int, Priced | None] | Outcome:
+    """What a request wants: (asset, amount, its lines if it states usage), or why not."""
+    if request.usage is None:
+        assert request.asset is not None
+        refused = refuse_start(books, request, request.asset, settings)
+        return refused or (request.asset, request.amount, None)
+    if (closed := refuse_closed(books)) is not None:
+        return closed
+    priced = price(books, settings, request.usage, at=at, is_final=is_final, asset=request.asset)
+    return priced if isinstance(priced, Outcome) else (priced.asset, priced.amount, priced)
 
 
 def refuse_start(books: Books, request: Request, asset: str, settings: Settings) -> Outcome | None:
@@ -146,8 +165,8 @@ class ChargeWriter:
         else:
             self.billed += amount
 
-    def finish(self, *, late: bool = False) -> Charge:
-        """Keep the journal and the debt; the charge as it will be shown."""
+    def finish(self, priced: Priced | None = None, *, late: bool = False) -> Charge:
+        """Keep the journal, the debt and the lines; the charge as it will be shown."""
         books, journal = self.books, self.journal
         journal.is_late = late
         charge = Charge(
@@ -174,7 +193,10 @@ class ChargeWriter:
             books.debts[debt.debt_no] = debt
             books.changed_debts[debt.debt_no] = debt
         books.charges[charge.seq] = charge
-        finish(books, journal)
+        finish(books, journal, is_fact=priced is not None)
+        if priced is not None:
+            charge.lines = list(priced.lines)
+            keep(books, journal.seq, priced.lines)
         return charge
 
 
@@ -198,85 +220,19 @@ def reverse(books: Books, request: Reverse, settings: Settings, now: datetime) -
             f"{format_amount(left, account.scale)} of this charge is left to reverse.",
             left=format_amount(left, account.scale),
         )
-    journal = begin(books, settings, "reversal", effective_at=now, now=now)
-    journal.charge_seq, journal.hold_no = charge.seq, charge.hold_no
-    journal.request_key, journal.notes = request.key, request.notes
-    undone, overage = _Undo(books, journal, account, charge, now).run(amount)
-    charge.reversed += amount
-    books.changed_charges[charge.seq] = charge
-    finish(books, journal)
+    undone = undo(books, settings, charge, amount, now, key=request.key, notes=request.notes)
     repay(books, settings, now)
     reason = request.notes.reason if request.notes else None
     return Outcome(
         201,
         reversal_answer(
-            books, journal.seq, charge, undone, overage, account, journal.created_at, reason
+            books,
+            undone.journal.seq,
+            charge,
+            undone.lots,
+            undone.overage,
+            account,
+            undone.journal.created_at,
+            reason,
         ),
     )
-
-
-class _Undo:
-    """The order of undoing: billed, owed (unpaid, then repaid, last payment first), then lots."""
-
-    def __init__(
-        self, books: Books, journal: Journal, account: Account, charge: Charge, now: datetime
-    ) -> None:
-        self.books, self.journal, self.account = books, journal, account
-        self.charge, self.now = charge, now
-        self.undone: list[Draw] = []
-
-    def run(self, amount: int) -> tuple[list[Draw], int]:
-        """What each lot got back, in order, and how much overage was undone."""
-        charge, done = self.charge, self.charge.reversed
-        billed = min(amount, charge.billed - min(done, charge.billed))
-        move(self.books, self.journal, self.account, "burned", "billed", billed)
-        done = max(0, done - charge.billed)
-        owed = min(amount - billed, charge.owed - min(done, charge.owed))
-        if owed:
-            self._undo_debt(owed)
-        done = max(0, done - charge.owed)
-        self._to_lots(charge.draws, done, amount - billed - owed, None)
-        return merge(self.undone), billed + owed
-
-    def _undo_debt(self, amount: int) -> None:
-        assert self.charge.debt_no is not None
-        debt = self.books.debts[self.charge.debt_no]
-        unpaid = min(amount, debt.open)
-        move(self.books, self.journal, self.account, "burned", "owed", unpaid, debt_no=debt.debt_no)
-        debt.cancelled += unpaid
-        paid = amount - unpaid
-        payments = (self.charge.payments or []) + [
-            Draw(transfer.lot_no or 0, transfer.amount)
-            for journal in self.books.journals
-            if journal.debt_no == debt.debt_no and journal.kind == "debt_repaid"
-            for transfer in journal.transfers
-        ]
-        self._to_lots(payments, debt.returned, paid, debt.debt_no)
-        debt.returned += paid
-        self.books.changed_debts[debt.debt_no] = debt
-
-    def _to_lots(self, draws: list[Draw], done: int, amount: int, debt_no: int | None) -> None:
-        """Give `amount` back to the lots of `draws`, last first, past the `done` of before."""
-        for draw in reversed(draws):
-            skipped = min(done, draw.amount)
-            done -= skipped
-            part = min(amount, draw.amount - skipped)
-            if part == 0:
-                continue
-            amount -= part
-            lot = self.books.lots[draw.lot_no]
-            no = lot.lot_no
-            move(
-                self.books,
-                self.journal,
-                self.account,
-                "burned",
-                "wallet",
-                part,
-                lot_no=no,
-                debt_no=debt_no,
-            )
-            lot.remaining += part
-            self.undone.append(Draw(no, part))
-            ended = lot.ended_by(self.now)
-            give_back(self.books, self.journal, self.account, lot, part, ended=ended)

@@ -9,8 +9,11 @@ from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
+from asyncpg import Record
 from msgspec import Struct
 
+from ledger.rated import CardVersion, CatalogChanged
+from meter.rate_cards import RateCard, compile_rates, read_rates
 from sql import queries
 from sql.pool import Connection
 
@@ -19,10 +22,6 @@ ChargedBy = Literal["none", "events", "calls"]
 
 PER_EVENT: Final = frozenset({"count", "sum"})
 """Aggregations that price each event; the others price a closed window once."""
-
-
-class CatalogChanged(Exception):
-    """The copy is older than the database's: nothing was written; read it and start over."""
 
 
 class Meter(Struct, frozen=True, kw_only=True):
@@ -51,6 +50,13 @@ class Catalog(Struct, frozen=True):
     meters: dict[str, Meter]
     by_no: dict[int, Meter]
     by_type: dict[str, tuple[Meter, ...]]
+    cards: dict[str, tuple[RateCard, ...]] = {}
+    """Of each rate card all versions, by the time they take effect."""
+    versions: dict[CardVersion, RateCard] = {}
+
+    def card(self, version: CardVersion) -> RateCard:
+        """A published version: none is ever removed."""
+        return self.versions[version]
 
 
 EMPTY: Final = Catalog(-1, {}, {}, {})
@@ -79,7 +85,36 @@ async def read(conn: Connection) -> Catalog:
     by_type: dict[str, tuple[Meter, ...]] = {}
     for meter in meters:
         by_type[meter.event_type] = (*by_type.get(meter.event_type, ()), meter)
-    return Catalog(version, {m.key: m for m in meters}, {m.meter_no: m for m in meters}, by_type)
+    cards = [read_card(row) for row in await conn.fetch(queries.rate_cards_read)]
+    return Catalog(
+        version,
+        {meter.key: meter for meter in meters},
+        {meter.meter_no: meter for meter in meters},
+        by_type,
+        _by_effect(cards),
+        {card.card: card for card in cards},
+    )
+
+
+def read_card(row: Record) -> RateCard:
+    """A version of a rate card from its row."""
+    rates = read_rates(row["rates"])
+    return RateCard(
+        card=CardVersion(row["rate_card"], row["version"]),
+        asset=row["asset"],
+        effective_at=row["effective_at"],
+        created_at=row["created_at"],
+        rates=rates,
+        by_meter=compile_rates(rates),
+    )
+
+
+def _by_effect(cards: list[RateCard]) -> dict[str, tuple[RateCard, ...]]:
+    ordered: dict[str, tuple[RateCard, ...]] = {}
+    for card in sorted(cards, key=lambda card: (card.effective_at, card.card.version)):
+        key = card.card.rate_card
+        ordered[key] = (*ordered.get(key, ()), card)
+    return ordered
 
 
 async def hold(conn: Connection, *, known: int) -> None:

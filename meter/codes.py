@@ -201,6 +201,19 @@ CODES: Final[Mapping[str, Code]] = {
         "The asset is in use with another scale, and a used scale never changes.",
         "Make another asset.",
     ),
+    "event_conflict": Code(
+        (409,),
+        "Event conflict",
+        "An event of this customer has the same source and id, and says something else.",
+        "Send the event as it was sent first, a correction, or another id for another fact.",
+    ),
+    "event_already_charged": Code(
+        (409,),
+        "Event already charged",
+        "The fact was charged for this meter before, by a call or from its event. `charge_id` is "
+        "that charge. Nothing was taken again.",
+        "Nothing: it is charged.",
+    ),
     # 422: read, but wrong
     "idempotency_key_reused": Code(
         (422,),
@@ -214,6 +227,45 @@ CODES: Final[Mapping[str, Code]] = {
         "The amount has more decimals than the asset's scale, is above the limit, or is 0 where "
         "more is needed.",
         "Keep within the limit that `detail` names: nothing is rounded.",
+    ),
+    "no_rate": Code(
+        (422,),
+        "No rate",
+        "The usage has no price: `missing` says whether there is no such `rate_card`, no `version` "
+        "of it in force at the time of the usage, or no `rate` for the meter and its dimensions.",
+        "Publish what is missing with `POST /v1/rate-cards`; `POST /v1/quote` tries it out.",
+    ),
+    "invalid_usage": Code(
+        (422,),
+        "Invalid usage",
+        "An item of `usage` names a meter that is not there or not charged by calls, a dimension "
+        "that it is not grouped by, or half of an event's name; or stands beside an amount.",
+        "`GET /v1/meters` shows what each meter counts.",
+    ),
+    "invalid_quantity": Code(
+        (422,),
+        "Invalid quantity",
+        "The quantity is not a whole number or a plain decimal string, 0 or more.",
+        'Send `1200` or `"0.25"`: no sign, no exponent, at most 12 decimals.',
+    ),
+    "invalid_rate": Code(
+        (422,),
+        "Invalid rate",
+        "A rate names a meter that is not there, a dimension that it is not grouped by, or prices "
+        "that make no sense together.",
+        "Correct the place that the pointer names.",
+    ),
+    "ambiguous_rates": Code(
+        (422,),
+        "Ambiguous rates",
+        "Two rates of one meter can match the same usage, and neither is the narrower.",
+        "Add a rate for exactly what both match, or change one of them.",
+    ),
+    "invalid_rate_card": Code(
+        (422,),
+        "Invalid rate card",
+        "The key of the rate card is not one, or no card of this key was published.",
+        "`GET /v1/rate-cards` lists them.",
     ),
     "invalid_amount": Code(
         (422,),

@@ -17,6 +17,8 @@ import structlog
 from msgspec import Struct
 
 from ledger.load import ScaleChanged, TooMuch
+from ledger.load_usage import Facts
+from ledger.rated import CatalogChanged
 from ledger.requests import Request
 from ledger.state import Settings
 from ledger.transact import Render, Result, transact
@@ -76,14 +78,15 @@ class Batcher:
         *,
         queue_max: int,
         queue_seconds_max: float,
-        refresh_assets: Callable[[], Awaitable[None]] | None = None,
+        refresh: Callable[[], Awaitable[None]] | None = None,
+        facts: Facts | None = None,
         batch_max: int = BATCH_MAX,
         lanes: int = LANES,
     ) -> None:
         self.pool, self.render, self.settings, self.gauges = pool, render, settings, gauges
         self.queue_max, self.queue_seconds_max = queue_max, queue_seconds_max
         self.batch_max = batch_max
-        self.refresh_assets = refresh_assets
+        self.refresh, self.facts = refresh, facts
         # In turn order: a customer that was served goes to the end of the line.
         self.waiting: dict[int, deque[Item]] = {}
         self.in_flight: set[int] = set()
@@ -234,6 +237,7 @@ class Batcher:
                 self.settings(),
                 self.render,
                 wait=wait,
+                facts=self.facts,
                 timed=self.gauges.batch_step,
             )
             decided = loop.time()
@@ -264,8 +268,8 @@ class Batcher:
             # A connection may have died in the pool while the server is well: once more.
             self.gauges.retried("unavailable")
             return "again" if attempt == 1 else "database_unavailable"
-        if isinstance(error, ScaleChanged) and self.refresh_assets is not None:
-            return await self._refresh(self.refresh_assets, attempt)
+        if isinstance(error, ScaleChanged | CatalogChanged) and self.refresh is not None:
+            return await self._refresh(self.refresh, attempt)
         return "split"
 
     async def _refresh(self, refresh: Callable[[], Awaitable[None]], attempt: int) -> str:

@@ -16,13 +16,16 @@ from ledger.answers import Problem
 from ledger.customers import Installation
 from ledger.load import ScaleChanged, TooMuch
 from ledger.outcome import Outcome
+from ledger.rated import CatalogChanged
 from ledger.requests import Request, Settle
 from ledger.state import Settings
 from ledger.transact import Result, transact
 from meter import catalog, parse
 from meter.auth import Keys
 from meter.catalog import Catalog
+from meter.charging import Pricer
 from meter.directory import Directory
+from meter.facts import EventFacts
 from meter.hot_path import RETRIES_MAX, Batcher
 from meter.observe import Metrics
 from meter.problems import ProblemError, fault, problem_body
@@ -94,6 +97,7 @@ class Service:
         self.catalog: Catalog = catalog.EMPTY
         self._assets: dict[str, customers.AssetAnswer] = {}
         self._assets_at = 0.0
+        self.facts = EventFacts(lambda: self.catalog)
         self._assets_lock = asyncio.Lock()
         zone = config.books_time_zone
         self._zone = UTC if zone.key == "UTC" else zone
@@ -105,7 +109,8 @@ class Service:
             metrics,
             queue_max=config.queue_max,
             queue_seconds_max=config.queue_seconds_max,
-            refresh_assets=self.refresh_assets,
+            refresh=self.refresh,
+            facts=self.facts,
         )
 
     @classmethod
@@ -115,8 +120,7 @@ class Service:
             installation = await customers.installation(conn)
         assert installation is not None, "the composition makes the installation first"
         service = cls(pool, config, installation, metrics or Metrics())
-        await service.refresh_assets()
-        await service.refresh_catalog()
+        await service.refresh()
         return service
 
     async def close(self) -> None:
@@ -132,27 +136,25 @@ class Service:
     def settings(self) -> Settings:
         return self._settings
 
-    async def refresh_assets(self) -> None:
-        """Read the assets again: one was added, or met with another scale."""
+    async def refresh(self) -> None:
+        """Read assets, meters and rate cards again: somebody changed them."""
         began = monotonic()
         async with transaction(self.pool) as conn:
+            self.catalog = await catalog.read(conn)
             assets = await customers.assets(conn)
         config = self.config
+        scales = {asset.code: asset.scale for asset in assets}
         self._assets_at = began
         self._assets = {asset.code: asset for asset in assets}
         self._settings = Settings(
-            scales={asset.code: asset.scale for asset in assets},
+            scales=scales,
             books_time_zone=self._zone,
+            pricing=Pricer(self.catalog, scales),
             hold_lifetime_max=config.hold_lifetime_max,
             signup_amount=config.signup_amount,
             signup_expires_in=config.signup_expires_in,
             signup_priority=config.signup_priority,
         )
-
-    async def refresh_catalog(self) -> None:
-        """Read meters and rate cards again: somebody changed them."""
-        async with transaction(self.pool) as conn:
-            self.catalog = await catalog.read(conn)
 
     async def asset_scale(self, code: str, pointer: str = "/asset") -> int:
         """`credit_scale`, of an asset too that another process has made meanwhile."""
@@ -161,8 +163,14 @@ class Service:
             async with self._assets_lock:
                 # Who waited behind a reading that began later has its answer.
                 if self._assets_at < asked:
-                    await self.refresh_assets()
+                    await self.refresh()
         return self.credit_scale(code, pointer)
+
+    async def has_rate_card(self, key: str) -> bool:
+        """Whether a rate card was published, by another process too."""
+        if key not in self.catalog.cards:
+            await self.refresh()
+        return key in self.catalog.cards
 
     def credit_scale(self, code: str, pointer: str = "/asset") -> int:
         """The scale of a credit asset; 422 for an unknown one or a currency."""
@@ -210,7 +218,9 @@ class Service:
     async def decide_in(self, conn: Connection, request: Request) -> Result:
         """Decide one request in the caller's transaction; a refusal is raised."""
         try:
-            results = await transact(conn, [request], self.settings(), render, wait=True)
+            results = await transact(
+                conn, [request], self.settings(), render, wait=True, facts=self.facts
+            )
         except TooMuch as error:
             raise fault("too_many_lots") from error
         result = results[0]
@@ -224,8 +234,8 @@ class Service:
         for attempt in range(1, RETRIES_MAX + 1):
             try:
                 return await work()
-            except ScaleChanged:
-                await self.refresh_assets()
+            except (ScaleChanged, CatalogChanged):
+                await self.refresh()
                 if attempt == RETRIES_MAX:
                     raise
             except TransactionConflict:
@@ -282,6 +292,19 @@ class Service:
             now = await customers.advance_clock(conn, target - await customers.now(conn))
         self.keys.forget()  # some may have expired meanwhile
         return now, steps
+
+
+def refused(outcome: Outcome) -> ProblemError:
+    """A refusal of the books outside of a batch, to be raised."""
+    problem = outcome.answer
+    assert isinstance(problem, Problem)
+    return ProblemError(
+        outcome.status,
+        problem.code,
+        problem.detail,
+        pointer=problem.pointer,
+        facts=problem.facts,
+    )
 
 
 def customer_missing() -> ProblemError:

@@ -64,6 +64,7 @@ CREATE TABLE profiles (
     time_zone text NOT NULL DEFAULT 'UTC',
     currency text,
     metadata text NOT NULL DEFAULT '{}',
+    rate_card text COLLATE "C",
     updated_at timestamptz NOT NULL
 );
 
@@ -205,7 +206,7 @@ CREATE TABLE holds (
     asset text COLLATE "C" NOT NULL,
     status text NOT NULL CHECK (status IN ('open', 'captured', 'voided', 'expired')),
     requested bigint NOT NULL,
-    amount bigint NOT NULL CHECK (amount > 0),
+    amount bigint NOT NULL CHECK (amount >= 0),
     captured bigint NOT NULL CHECK (captured >= 0),
     uncovered bigint NOT NULL CHECK (uncovered >= 0),
     policy text CHECK (policy IN ('owe', 'bill')),
@@ -219,6 +220,9 @@ CREATE TABLE holds (
     ended_created_at timestamptz,
     reference text,
     metadata text,
+    -- What its usage is priced by, from the first estimate on.
+    rate_card text COLLATE "C",
+    rate_version integer,
     is_open boolean NOT NULL GENERATED ALWAYS AS (status = 'open') STORED,
     PRIMARY KEY (customer_no, hold_no),
     CONSTRAINT holds_ended_or_open CHECK ((status = 'open') = (ended_at IS NULL)),
@@ -392,6 +396,65 @@ CREATE TABLE meters (
     CONSTRAINT meters_value_property CHECK ((aggregation = 'count') = (value_property IS NULL))
 );
 
+-- Price lists: immutable versions.
+CREATE TABLE rate_cards (
+    rate_card text COLLATE "C" NOT NULL,
+    version integer NOT NULL CHECK (version > 0),
+    asset text COLLATE "C" NOT NULL,
+    effective_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL,
+    -- The rates as they were published: JSON.
+    rates text NOT NULL,
+    PRIMARY KEY (rate_card, version)
+);
+
+-- Result of rating one usage quantity by one rate; beside the journal of its charge or reversal.
+-- Append-only, as the books are. `charge_lines_fact` is the mark that a fact was charged.
+CREATE TABLE charge_lines (
+    customer_no bigint NOT NULL,
+    seq bigint NOT NULL,
+    line integer NOT NULL,
+    meter_no integer NOT NULL,
+    quantity numeric NOT NULL,
+    dimensions text NOT NULL,
+    rate_card text COLLATE "C" NOT NULL,
+    rate_version integer NOT NULL,
+    rate_no integer NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    amount bigint NOT NULL,
+    counter text COLLATE "C",
+    period_start timestamptz,
+    period_end timestamptz,
+    total_before numeric NOT NULL,
+    source text COLLATE "C",
+    event_id text COLLATE "C",
+    event_at timestamptz NOT NULL,
+    revision integer NOT NULL,
+    PRIMARY KEY (customer_no, seq, line),
+    CONSTRAINT charge_lines_counted
+    CHECK ((counter IS NULL) = (period_start IS NULL) AND (counter IS NULL) = (period_end IS NULL))
+);
+
+CREATE UNIQUE INDEX charge_lines_fact
+ON charge_lines (customer_no, source, event_id, meter_no, revision)
+WHERE event_id IS NOT NULL;
+
+CREATE INDEX charge_lines_counter ON charge_lines (customer_no, counter, period_start, seq)
+WHERE counter IS NOT NULL;
+
+-- How much was used in a period, for rates whose price depends on it; `carry`: what a cheaper tier
+-- has still to give back. By the end of the period, so that finding the open ones costs the same
+-- however long the history.
+CREATE TABLE price_counters (
+    customer_no bigint NOT NULL,
+    period_end timestamptz NOT NULL,
+    period_start timestamptz NOT NULL,
+    counter text COLLATE "C" NOT NULL,
+    quantity numeric NOT NULL,
+    carry bigint NOT NULL CHECK (carry >= 0),
+    PRIMARY KEY (customer_no, period_end, period_start, counter)
+) WITH (fillfactor = 70);
+
 -- One row an account, for reports and proofs.
 CREATE VIEW account_balances AS
 SELECT
@@ -448,6 +511,12 @@ FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 CREATE TRIGGER transfers_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON transfers
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
+CREATE TRIGGER rate_cards_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON rate_cards
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
+CREATE TRIGGER charge_lines_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON charge_lines
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
 -- The clock of the service: database time, plus an offset that exists in sandbox mode only.
 CREATE FUNCTION service_now_v1() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
     SELECT clock_timestamp() + clock_offset FROM installation
@@ -497,10 +566,10 @@ UNION ALL
 SELECT 'credits', 9, false;
 
 GRANT USAGE ON SCHEMA public TO drawdown_app;
-GRANT SELECT, INSERT ON journals, transfers TO drawdown_app;
+GRANT SELECT, INSERT ON journals, transfers, rate_cards, charge_lines TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
 installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,
-lots, holds, hold_steps, debts, reversed_charges, meters
+lots, holds, hold_steps, debts, reversed_charges, meters, price_counters
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
 api_keys, notes, requests, job_leases, job_runs

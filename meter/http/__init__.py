@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from meter.http import batch, customers, hot, operate, reads
+from meter.http import batch, customers, hot, operate, prices, reads
 from meter.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -10,5 +10,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *batch.ROUTES,
     *customers.ROUTES,
     *reads.ROUTES,
+    *prices.ROUTES,
     *operate.ROUTES,
 )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ledger.amounts import AMOUNT_PATTERN
+from meter.http.usage_bodies import RateCardKey, UsageList
 
 Amount = Annotated[
     str,
@@ -47,10 +48,14 @@ class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ReserveBody(Body, frozen=True, kw_only=True):
+    """How much: `amount`, or `usage` as an upper estimate."""
+
     customer_id: CustomerId
-    amount: Amount
+    amount: Amount | UnsetType = UNSET
+    usage: UsageList | UnsetType = UNSET
+    rate_card: RateCardKey | UnsetType = UNSET
     minimum: Amount | UnsetType = UNSET
-    asset: str = "credits"
+    asset: str | UnsetType = UNSET
     expires_in: ExpiresIn = 600
     reference: Reference | None = None
     metadata: Metadata | None = None
@@ -67,6 +72,7 @@ class CaptureBody(Body, frozen=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    usage: UsageList | UnsetType = UNSET
     final: bool = True
     above_hold: Literal["deny", "take"] = "deny"
     effective_at: Time | None = None
@@ -78,7 +84,8 @@ class VoidHoldBody(Body, frozen=True, kw_only=True):
 
 
 class Add(Body, frozen=True, kw_only=True):
-    amount: Amount
+    amount: Amount | UnsetType = UNSET
+    usage: UsageList | UnsetType = UNSET
 
 
 class ExtendBody(Body, frozen=True, kw_only=True):
@@ -87,9 +94,13 @@ class ExtendBody(Body, frozen=True, kw_only=True):
 
 
 class ConsumeBody(Body, frozen=True, kw_only=True):
+    """How much: `amount`, or `usage`, which is priced and recorded."""
+
     customer_id: CustomerId
-    amount: Amount
-    asset: str = "credits"
+    amount: Amount | UnsetType = UNSET
+    usage: UsageList | UnsetType = UNSET
+    rate_card: RateCardKey | UnsetType = UNSET
+    asset: str | UnsetType = UNSET
     reference: Reference | None = None
     metadata: Metadata | None = None
     effective_at: Time | None = None
@@ -152,6 +163,7 @@ class CustomerBody(Body, frozen=True, kw_only=True):
     email: Annotated[str, Meta(max_length=320)] | None = None
     time_zone: Annotated[str, Meta(max_length=64)] | None = None
     currency: Annotated[str, Meta(description="ISO 4217, upper case.")] | None = None
+    rate_card: RateCardKey | None = None
     overage: OverageBody | None = None
     metadata: Metadata | None = None
 

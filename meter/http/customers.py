@@ -35,7 +35,7 @@ async def put_customer(call: Call) -> Reply:
     parse.customer_id(customer_id, "")
     assert call.body is not None
     wanted = parse.decode(call.body, bodies.CustomerBody)
-    members, overage = _profile(call, wanted), _overage(call, wanted)
+    members, overage = await _profile(call, wanted), _overage(call, wanted)
     if call.key.customer_no is not None:
         number, is_new = await service.customer_no(call, customer_id), False
     else:
@@ -53,22 +53,36 @@ async def put_customer(call: Call) -> Reply:
     return answer(201 if is_new else 200, await service.retried(write))
 
 
-def _profile(call: Call, wanted: bodies.CustomerBody) -> dict[str, Any]:
+async def _profile(call: Call, wanted: bodies.CustomerBody) -> dict[str, Any]:
     """The members of the profile that the body names; null clears one."""
     assert call.body is not None
     given = call.body.value
     members: dict[str, Any] = {
         name: getattr(wanted, name)
-        for name in ("name", "email", "time_zone", "currency", "metadata")
+        for name in ("name", "email", "time_zone", "currency", "rate_card", "metadata")
         if name in given
     }
     if "time_zone" in members:
         members["time_zone"] = _time_zone(members["time_zone"] or "UTC")
     if members.get("currency") is not None:
         call.service.money_scale(members["currency"], "/currency")
+    if "rate_card" in members:
+        await _check_rate_card(call, members["rate_card"])
     if "metadata" in members:
         members["metadata"] = parse.metadata(members["metadata"] or {}, "/metadata")
     return members
+
+
+async def _check_rate_card(call: Call, key: str | None) -> None:
+    if call.key.customer_no is not None:
+        raise ProblemError(403, "scope_missing", "A key of one customer can't change its prices.")
+    if key is not None and not await call.service.has_rate_card(key):
+        raise ProblemError(
+            422,
+            "invalid_rate_card",
+            "There is no rate card of this key: POST /v1/rate-cards publishes one.",
+            pointer="/rate_card",
+        )
 
 
 def _time_zone(name: str) -> str:
@@ -189,7 +203,7 @@ async def put_asset(call: Call) -> Reply:
         )
     async with transaction(call.service.pool) as conn:
         made = await customers.put_asset(conn, code, wanted.scale)
-    await call.service.refresh_assets()
+    await call.service.refresh()
     if made is None:
         raise ProblemError(
             409, "asset_in_use", "This asset is in use: its scale can't change any more."

@@ -85,6 +85,9 @@ async def void_grant(call: Call) -> Reply:
     return await serve(call, readers.read_void_grant, "void_grant")
 
 
+USAGE_ERRORS: Final = ("no_rate", "invalid_usage", "invalid_quantity")
+EVENT_ERRORS: Final = ("event_already_charged", "event_conflict")
+
 ROUTES: Final = (
     Route(
         method="POST",
@@ -96,7 +99,13 @@ ROUTES: Final = (
         tag="Hot path",
         body=bodies.ReserveBody,
         answers={201: HoldAnswer},
-        errors=("insufficient_credits", "customer_not_found", "customer_closed", "too_many_lots"),
+        errors=(
+            "insufficient_credits",
+            "customer_not_found",
+            "customer_closed",
+            "too_many_lots",
+            *USAGE_ERRORS,
+        ),
         needs_key=True,
         example={"customer_id": "acme", "amount": "40", "expires_in": 600},
     ),
@@ -118,6 +127,8 @@ ROUTES: Final = (
             "hold_expired",
             "capture_exceeds_hold",
             "too_many_lots",
+            *USAGE_ERRORS,
+            *EVENT_ERRORS,
         ),
         needs_key=True,
         example={"amount": "22.5"},
@@ -160,6 +171,7 @@ ROUTES: Final = (
             "hold_expired",
             "customer_closed",
             "too_many_lots",
+            *USAGE_ERRORS,
         ),
         takes_key=True,
         example={"expires_in": 600},
@@ -174,7 +186,14 @@ ROUTES: Final = (
         tag="Hot path",
         body=bodies.ConsumeBody,
         answers={201: ChargeAnswer},
-        errors=("insufficient_credits", "customer_not_found", "customer_closed", "too_many_lots"),
+        errors=(
+            "insufficient_credits",
+            "customer_not_found",
+            "customer_closed",
+            "too_many_lots",
+            *USAGE_ERRORS,
+            *EVENT_ERRORS,
+        ),
         needs_key=True,
         example={"customer_id": "acme", "amount": "3"},
     ),

@@ -5,9 +5,9 @@ Each operation is read once, here: the single route and the batch give the same 
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from ledger.ids import parse_id
 from ledger.requests import (
@@ -27,6 +27,7 @@ from ledger.requests import (
 )
 from meter import parse
 from meter.http import bodies
+from meter.http.usage_bodies import one_of, read_usage
 from meter.parse import Body
 from meter.problems import ProblemError
 from meter.route import Call
@@ -73,26 +74,42 @@ def owned(call: Call, prefix: str, text: str, code: str) -> tuple[int, int]:
     return found
 
 
+DEFAULT_ASSET: Final = "credits"
+
+
+def _amount(text: str | UnsetType, scale: int | None, pointer: str = "/amount") -> int:
+    """An amount of an asset with `scale`; 0 where usage is stated instead."""
+    if text is UNSET:
+        return 0
+    assert scale is not None, "an amount always has an asset"
+    return parse.amount(text, scale, pointer)
+
+
 async def read_reserve(
     call: Call, _ids: Sequence[str], body: Body, common: dict[str, Any]
 ) -> Request:
     """Read a reserve. Raises ProblemError."""
     wanted = parse.decode(body, bodies.ReserveBody)
-    scale = await call.service.asset_scale(wanted.asset)
-    amount = parse.amount(wanted.amount, scale, "/amount")
-    minimum = None
+    one_of(wanted.amount, wanted.usage)
+    usage = read_usage(wanted.usage, wanted.rate_card)
+    asset = wanted.asset
+    if asset is UNSET and (usage is None or wanted.minimum is not UNSET):
+        asset = DEFAULT_ASSET
+    scale = None if asset is UNSET else await call.service.asset_scale(asset)
+    amount, minimum = _amount(wanted.amount, scale), None
     if wanted.minimum is not UNSET:
-        minimum = parse.amount(wanted.minimum, scale, "/minimum")
-        if minimum > amount:
+        minimum = _amount(wanted.minimum, scale, "/minimum")
+        if usage is None and minimum > amount:
             raise ProblemError(
                 422, "invalid_minimum", "minimum is above amount.", pointer="/minimum"
             )
     texts = notes(body, wanted.metadata, reference=wanted.reference)
     return Reserve(
         customer_no=await call.service.customer_no(call, wanted.customer_id, makes=True),
-        asset=wanted.asset,
+        asset=None if asset is UNSET else asset,
         scale=scale,
         amount=amount,
+        usage=usage,
         minimum=minimum,
         expires_in=wanted.expires_in,
         notes=texts,
@@ -105,15 +122,19 @@ async def read_consume(
 ) -> Request:
     """Read a consume. Raises ProblemError."""
     wanted = parse.decode(body, bodies.ConsumeBody)
-    scale = await call.service.asset_scale(wanted.asset)
-    amount = parse.amount(wanted.amount, scale, "/amount")
+    one_of(wanted.amount, wanted.usage)
+    usage = read_usage(wanted.usage, wanted.rate_card)
+    asset = DEFAULT_ASSET if usage is None and wanted.asset is UNSET else wanted.asset
+    scale = None if asset is UNSET else await call.service.asset_scale(asset)
+    amount = _amount(wanted.amount, scale)
     effective_at = parse.time(wanted.effective_at, "/effective_at")
     texts = notes(body, wanted.metadata, reference=wanted.reference)
     return Consume(
         customer_no=await call.service.customer_no(call, wanted.customer_id, makes=True),
-        asset=wanted.asset,
+        asset=None if asset is UNSET else asset,
         scale=scale,
         amount=amount,
+        usage=usage,
         effective_at=effective_at,
         notes=texts,
         **common,
@@ -126,11 +147,14 @@ def read_capture(call: Call, ids: Sequence[str], body: Body, common: dict[str, A
     amount = None
     if wanted.amount is not UNSET:
         amount = parse.amount_text(wanted.amount, "/amount", allow_zero=True)
+        if wanted.usage is not UNSET:
+            one_of(wanted.amount, wanted.usage)
     customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
     return Capture(
         customer_no=customer_no,
         hold_no=hold_no,
         amount=amount,
+        usage=read_usage(wanted.usage),
         final=wanted.final,
         above_hold=wanted.above_hold,
         effective_at=parse.time(wanted.effective_at, "/effective_at"),
@@ -151,14 +175,22 @@ def read_extend(call: Call, ids: Sequence[str], body: Body, common: dict[str, An
     wanted = parse.decode(body, bodies.ExtendBody)
     if wanted.expires_in is None and wanted.add is UNSET:
         raise ProblemError(422, "missing_member", "Send expires_in, add, or both.")
-    add = None
+    add = usage = None
     if wanted.add is not UNSET:
-        add = parse.amount_text(wanted.add.amount, "/add/amount")
+        one_of(wanted.add.amount, wanted.add.usage, "/add")
+        usage = read_usage(wanted.add.usage, pointer="/add")
+        if wanted.add.amount is not UNSET:
+            add = parse.amount_text(wanted.add.amount, "/add/amount")
         if common["key"] is None:
             raise parse.key_missing()
     customer_no, hold_no = owned(call, "hld", ids[0], "hold_not_found")
     return Extend(
-        customer_no=customer_no, hold_no=hold_no, expires_in=wanted.expires_in, add=add, **common
+        customer_no=customer_no,
+        hold_no=hold_no,
+        expires_in=wanted.expires_in,
+        add=add,
+        add_usage=usage,
+        **common,
     )
 
 

@@ -7,7 +7,13 @@ SELECT
         SELECT
             array_agg(row(
                 j.customer_no, j.seq, j.effective_at, j.created_at, j.hold_no, j.is_late,
-                n.reference, n.metadata, coalesce(r.reversed, 0), h.reference
+                n.reference, n.metadata, coalesce(r.reversed, 0), h.reference,
+                (
+                    SELECT c.asset
+                    FROM charge_lines AS c
+                    WHERE c.customer_no = j.customer_no AND c.seq = j.seq
+                    LIMIT 1
+                )
             ))
         FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, seq)
         INNER JOIN

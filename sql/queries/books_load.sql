@@ -126,7 +126,8 @@ SELECT
                 h.customer_no, h.hold_no, h.asset, h.status, h.requested, h.amount, h.captured,
                 h.uncovered, h.policy, array_to_string(h.pin_lots, ','),
                 array_to_string(h.pin_amounts, ','), h.steps, h.expires_at, h.created_at,
-                h.ended_at, h.ended_created_at, h.reference, h.metadata
+                h.ended_at, h.ended_created_at, h.reference, h.metadata, h.rate_card,
+                h.rate_version
             ))
         FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN holds AS h ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no
@@ -157,7 +158,7 @@ SELECT
                 j.seq,
                 j.created_at,
                 (
-                    SELECT sum(t.amount)::bigint
+                    SELECT coalesce(sum(t.amount), 0)::bigint
                     FROM transfers AS t
                     WHERE
                         t.customer_no = j.customer_no AND t.seq = j.seq AND t.credit = 'burned'
@@ -181,7 +182,8 @@ SELECT
                 h.customer_no, h.hold_no, h.asset, h.status, h.requested, h.amount, h.captured,
                 h.uncovered, h.policy, array_to_string(h.pin_lots, ','),
                 array_to_string(h.pin_amounts, ','), h.steps, h.expires_at, h.created_at,
-                h.ended_at, h.ended_created_at, h.reference, h.metadata
+                h.ended_at, h.ended_created_at, h.reference, h.metadata, h.rate_card,
+                h.rate_version
             ))
         FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (

@@ -64,21 +64,22 @@ lots_moved AS (
 holds_made AS (
     INSERT INTO holds (
         customer_no, hold_no, asset, status, requested, amount, captured, uncovered, policy,
-        pin_lots, pin_amounts, steps, expires_at, created_at, reference, metadata
+        pin_lots, pin_amounts, steps, expires_at, created_at, reference, metadata, rate_card,
+        rate_version
     )
     SELECT
         customer_no, hold_no, asset, 'open', requested, amount, 0, uncovered, policy,
         pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, created_at, reference,
-        metadata
+        metadata, rate_card, rate_version
     FROM unnest(
         $15::text::bigint[], $16::text::bigint[], $17::text::text[], $18::text::bigint[],
         $19::text::bigint[], $20::text::bigint[],
         $21::text::text[], $22::text::text[], $23::text::text[], $24::timestamptz[],
         $25::text::text[], $26::text::text[],
-        $27::timestamptz[]
+        $27::timestamptz[], $75::text::text[], $76::text::integer[]
     ) AS v (
         customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
-        expires_at, reference, metadata, created_at
+        expires_at, reference, metadata, created_at, rate_card, rate_version
     )
 ),
 
@@ -289,6 +290,14 @@ WHERE d.customer_no = v.customer_no AND d.debt_no = v.debt_no;
 INSERT INTO hold_steps (customer_no, hold_no, step_no, at, pinned_before)
 SELECT *
 FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::timestamptz[], $5::bigint[]);
+
+-- holds_price --
+-- The rate card that a hold's usage is priced by, where it came after the reserve.
+UPDATE holds AS h
+SET rate_card = v.rate_card, rate_version = v.rate_version
+FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::integer[])
+    AS v (customer_no, hold_no, rate_card, rate_version)
+WHERE h.customer_no = v.customer_no AND h.hold_no = v.hold_no;
 
 -- notes_make --
 -- Free text beside journals.

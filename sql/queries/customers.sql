@@ -36,14 +36,25 @@ UPDATE profiles SET
     time_zone = CASE WHEN 'time_zone' = any($7::text[]) THEN $4::text ELSE time_zone END,
     currency = CASE WHEN 'currency' = any($7::text[]) THEN $5::text ELSE currency END,
     metadata = CASE WHEN 'metadata' = any($7::text[]) THEN $6::text ELSE metadata END,
+    rate_card = CASE WHEN 'rate_card' = any($7::text[]) THEN $8::text ELSE rate_card END,
     updated_at = service_now_v1()
 WHERE customer_no = $1::bigint;
 
 -- profile_read --
 -- A customer as it is shown.
 SELECT
-    c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.metadata,
-    c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at
+    c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
+    p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at,
+    EXISTS (
+        SELECT 1
+        FROM accounts AS a
+        WHERE
+            a.customer_no = c.customer_no
+            AND a.owed_debits - a.owed_credits
+            > CASE
+                WHEN c.overage_policy = 'owe' AND a.asset = 'credits' THEN c.overage_limit ELSE 0
+            END
+    ) AS over_limit
 FROM customers AS c
 INNER JOIN profiles AS p ON c.customer_no = p.customer_no
 WHERE c.customer_no = $1::bigint;
@@ -51,8 +62,18 @@ WHERE c.customer_no = $1::bigint;
 -- profiles_list --
 -- Customers, newest first. $1 looks into id, name and e-mail; $2: open or closed; $3: bound to one.
 SELECT
-    c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.metadata,
-    c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at
+    c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
+    p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at,
+    EXISTS (
+        SELECT 1
+        FROM accounts AS a
+        WHERE
+            a.customer_no = c.customer_no
+            AND a.owed_debits - a.owed_credits
+            > CASE
+                WHEN c.overage_policy = 'owe' AND a.asset = 'credits' THEN c.overage_limit ELSE 0
+            END
+    ) AS over_limit
 FROM customers AS c
 INNER JOIN profiles AS p ON c.customer_no = p.customer_no
 WHERE

@@ -30,7 +30,8 @@ LIMIT $3::integer;
 SELECT
     h.customer_no, h.hold_no, h.asset, h.status, h.requested, h.amount, h.captured, h.uncovered,
     h.policy, array_to_string(h.pin_lots, ','), array_to_string(h.pin_amounts, ','), h.steps,
-    h.expires_at, h.created_at, h.ended_at, h.ended_created_at, h.reference, h.metadata
+    h.expires_at, h.created_at, h.ended_at, h.ended_created_at, h.reference, h.metadata,
+    h.rate_card, h.rate_version
 FROM holds AS h
 WHERE
     h.customer_no = $1::bigint
@@ -57,7 +58,8 @@ LIMIT $3::integer;
 SELECT
     h.customer_no, h.hold_no, h.asset, h.status, h.requested, h.amount, h.captured, h.uncovered,
     h.policy, array_to_string(h.pin_lots, ','), array_to_string(h.pin_amounts, ','), h.steps,
-    h.expires_at, h.created_at, h.ended_at, h.ended_created_at, h.reference, h.metadata
+    h.expires_at, h.created_at, h.ended_at, h.ended_created_at, h.reference, h.metadata,
+    h.rate_card, h.rate_version
 FROM holds AS h
 WHERE
     h.customer_no = $1::bigint

@@ -56,7 +56,7 @@ async def bench(pool: Pool, **options: Any) -> AsyncGenerator[Bench]:
         service.batcher.render,
         service.settings,
         service.metrics,
-        refresh_assets=service.refresh_assets,
+        refresh=service.refresh,
         **limits,
     )
     found = Bench(service, batcher, made)

@@ -141,7 +141,7 @@ async def test_batch_whose_refresh_of_assets_fails_is_refused_and_the_next_one_r
             raise DatabaseUnavailable("away")
         known = SETTINGS
 
-    async with batching(pool, lambda: known, refresh_assets=refresh) as batcher:
+    async with batching(pool, lambda: known, refresh=refresh) as batcher:
         request = consume(player)
         refused = await batcher.submit(request)
         assert (refused.status, refused.code) == (503, "database_unavailable")

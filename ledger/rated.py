@@ -1,0 +1,147 @@
+"""Usage priced under the customer's lock: what the books need to know of it. Pure.
+
+What a meter, a rate card or an event is belongs to the edge, which brings a `Pricing`. The books
+keep the charge lines, and the counters that tiers and allowances count on.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from ledger.outcome import Outcome
+    from ledger.state import Books
+
+QUANTITY_SCALE: Final = 12
+"""Decimals of a quantity: inside it is a whole number of 10^-12."""
+
+Identity = tuple[str, str]
+"""`source` and `id` of a usage event; unique for its customer."""
+
+Readings = Mapping[int, tuple[int, str]]
+"""Of one fact: meter_no → (quantity, dimensions as JSON with sorted members)."""
+
+CounterKey = tuple[str, datetime]
+"""A counter and the start of its period."""
+
+
+class CatalogChanged(Exception):
+    """The copy is older than the database's: nothing was written; read it and start over."""
+
+
+class Counted(Struct, frozen=True):
+    """A counter: the quantity so far, and what a cheaper tier has still to give back."""
+
+    quantity: int = 0
+    carry: int = 0
+
+
+class UsageItem(Struct, frozen=True):
+    """So much of one meter, as a caller states it."""
+
+    meter: str
+    quantity: int
+    """Whole numbers of 10^-12."""
+    dimensions: Mapping[str, Any] = {}
+    source: str | None = None
+    event_id: str | None = None
+
+
+class Usage(Struct, frozen=True):
+    """What a request is to be charged for, and by which rate card (None: the customer's)."""
+
+    items: tuple[UsageItem, ...]
+    rate_card: str | None = None
+
+
+class CardVersion(Struct, frozen=True):
+    """One published version of a rate card, as `default@3` outside."""
+
+    rate_card: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.rate_card}@{self.version}"
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A charge line: one usage quantity by one rate. Negative amounts give back."""
+
+    meter_no: int
+    meter: str
+    quantity: int
+    dimensions: str
+    """JSON, members sorted."""
+    card: CardVersion
+    rate_no: int
+    asset: str
+    amount: int
+    counter: str | None
+    """What the quantity was counted on; None: this line alone."""
+    period_start: datetime | None
+    period_end: datetime | None
+    total_before: int
+    carry: int = 0
+    """What the counter has still to give back after this line."""
+    source: str | None = None
+    """With `event_id`: the fact as its sender named it; None: the event is named after the line."""
+    event_id: str | None = None
+    event_at: datetime
+    revision: int = 0
+    """Grows with every correction of the event."""
+    makes_event: bool = True
+    """Whether the fact is not stored yet."""
+
+
+class Priced(Struct, frozen=True):
+    """What usage comes to, line by line."""
+
+    asset: str
+    card: CardVersion
+    lines: tuple[Line, ...]
+
+    @property
+    def amount(self) -> int:
+        """What has to be paid; lines that give back are not taken off."""
+        return sum(line.amount for line in self.lines if line.amount > 0)
+
+
+class UsageState(Struct, eq=False):
+    """What pricing needs to know of one customer under the lock."""
+
+    time_zone: str
+    rate_card: str | None
+    counters: dict[CounterKey, Counted] = {}
+    """A counter that is missing is at 0."""
+    charged: dict[tuple[str, str, int], int] = {}
+    """(source, id, meter_no) → the charge that this fact already has."""
+    events: dict[Identity, Readings] = {}
+    """Facts that are stored already."""
+    charges: dict[CounterKey, list[int]] = {}
+    """The latest charges of a counter, newest first, where they were asked for."""
+
+
+class Pricing(Protocol):
+    """Pure: usage and the customer's state → charge lines, or why not."""
+
+    @property
+    def version(self) -> int:
+        """The catalog it goes by; a decision by an older one than the database's is not made."""
+        ...
+
+    def price(
+        self,
+        books: "Books",
+        usage: Usage,
+        *,
+        at: datetime,
+        card: CardVersion | None,
+        is_final: bool,
+    ) -> "Priced | Outcome":
+        """Lines for usage of the time `at`, by `card` if one was pinned, else by what applies.
+
+        `is_final`: the usage becomes facts, so facts that are charged or differ are refused.
+        """
+        ...

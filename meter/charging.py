@@ -1,0 +1,284 @@
+"""From usage to charge lines: which card, which version, which rate, counted on what. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Struct
+
+from ledger.amounts import AMOUNT_MAX, format_amount
+from ledger.outcome import Outcome, refuse
+from ledger.rated import (
+    QUANTITY_SCALE,
+    CardVersion,
+    Counted,
+    CounterKey,
+    Line,
+    Priced,
+    Usage,
+    UsageItem,
+    UsageState,
+)
+from ledger.state import Books
+from meter.catalog import PER_EVENT, Catalog, Meter
+from meter.rate_cards import DEFAULT_CARD, RateCard
+from meter.rates import Dimensions, Rate, find, period, price
+
+QUANTITY_ONE: Final = 10**QUANTITY_SCALE
+
+_sorted_json = msgspec.json.Encoder(order="sorted").encode
+
+
+class Pricer(Struct, frozen=True):
+    """The prices of one copy of the catalog: the `Pricing` that the books ask."""
+
+    catalog: Catalog
+    scales: dict[str, int]
+
+    @property
+    def version(self) -> int:
+        return self.catalog.version
+
+    def price(
+        self,
+        books: Books,
+        usage: Usage,
+        *,
+        at: datetime,
+        card: CardVersion | None,
+        is_final: bool,
+    ) -> Priced | Outcome:
+        """See `ledger.rated.Pricing`. Refusals: `no_rate`, `invalid_usage`, `event_conflict`, …"""
+        state = books.usage
+        assert state is not None, "loaded for every request that states usage"
+        chosen = self.choose(state, usage.rate_card, card, at)
+        if isinstance(chosen, Outcome):
+            return chosen
+        counters: dict[CounterKey, Counted] = {}
+        lines: list[Line] = []
+        named: set[tuple[str, str, str]] = set()
+        for place, item in enumerate(usage.items):
+            pointer = f"/usage/{place}"
+            meter = self.catalog.meters.get(item.meter)
+            refused = self._refuse_item(books, state, meter, item, pointer, is_final=is_final)
+            if refused is not None:
+                return refused
+            assert meter is not None
+            if item.source is not None and item.event_id is not None:
+                fact = item.meter, item.source, item.event_id
+                if fact in named:
+                    return _wrong("The same event of the same meter stands here twice.", pointer)
+                named.add(fact)
+            line = self.line(state, chosen, meter, item, at, counters)
+            if line is None:
+                return _no_rate(
+                    f"The rate card {chosen.card} has no rate for this usage of the meter "
+                    f"{item.meter}.",
+                    missing="rate",
+                    meter=item.meter,
+                    dimensions=dict(item.dimensions),
+                    rate_card=str(chosen.card),
+                    pointer=pointer,
+                )
+            lines.append(line)
+        priced = Priced(chosen.asset, chosen.card, tuple(lines))
+        if priced.amount > AMOUNT_MAX:
+            limit = format_amount(AMOUNT_MAX, self.scales[chosen.asset])
+            return refuse(
+                422,
+                "amount_out_of_range",
+                f"This usage comes to more than the limit of {limit} {chosen.asset}.",
+                pointer="/usage",
+            )
+        return priced
+
+    def choose(
+        self, state: UsageState, asked: str | None, pinned: CardVersion | None, at: datetime
+    ) -> RateCard | Outcome:
+        """The version that was pinned; else the one in force at `at` of the request's card, the
+        customer's, or `default`."""
+        if pinned is not None:
+            return self.catalog.card(pinned)
+        key = asked or state.rate_card or DEFAULT_CARD
+        versions = self.catalog.cards.get(key, ())
+        found = None
+        for version in versions:  # by the time they take effect
+            if version.effective_at > at:
+                break
+            found = version
+        if found is not None:
+            return found
+        if versions:
+            return _no_rate(
+                f"No version of the rate card {key} is in force at {at.isoformat()}: the first "
+                f"takes effect at {versions[0].effective_at.isoformat()}.",
+                missing="version",
+                rate_card=key,
+            )
+        return _no_rate(
+            f"There is no rate card {key}: publish it with POST /v1/rate-cards.",
+            missing="rate_card",
+            rate_card=key,
+        )
+
+    def line(
+        self,
+        state: UsageState,
+        card: RateCard,
+        meter: Meter,
+        item: UsageItem,
+        at: datetime,
+        counters: dict[CounterKey, Counted],
+        *,
+        dimensions_counted: bool = False,
+    ) -> Line | None:
+        """The charge line of one item, on the counters as the items before it left them.
+
+        `dimensions_counted`: each group of dimension values has a counter of its own. None if no
+        rate matches.
+        """
+        rate = find(card.by_meter.get(meter.key, ()), matched(item.dimensions))
+        if rate is None:
+            return None
+        scale = self.scales[card.asset]
+        text = dimensions_text(item.dimensions)
+        counter = start = end = None
+        before = Counted()
+        if rate.accumulate != "line":
+            start, end = period(rate.accumulate, at, _zone(state.time_zone))
+            counter = counter_name(card.card, rate, text if dimensions_counted else "")
+            key = counter, start
+            before = counters.get(key) or state.counters.get(key) or before
+        after = before.quantity + item.quantity
+        amount = (
+            price(rate, after, scale)
+            - (price(rate, before.quantity, scale) if before.quantity else 0)
+            - before.carry
+        )
+        if counter is not None and start is not None:
+            counters[counter, start] = Counted(after, 0)
+        stored = item.source is not None and (item.source, item.event_id) in state.events
+        return Line(
+            meter_no=meter.meter_no,
+            meter=meter.key,
+            quantity=item.quantity,
+            dimensions=text,
+            card=card.card,
+            rate_no=rate.rate_no,
+            asset=card.asset,
+            amount=amount,
+            counter=counter,
+            period_start=start,
+            period_end=end,
+            total_before=before.quantity,
+            source=item.source,
+            event_id=item.event_id,
+            event_at=at,
+            makes_event=not stored,
+        )
+
+    def _refuse_item(
+        self,
+        books: Books,
+        state: UsageState,
+        meter: Meter | None,
+        item: UsageItem,
+        pointer: str,
+        *,
+        is_final: bool,
+    ) -> Outcome | None:
+        """What is wrong with an item, if anything: its meter, its dimensions, its event."""
+        if meter is None:
+            return _wrong(
+                f"There is no meter {item.meter}: GET /v1/meters lists them.", f"{pointer}/meter"
+            )
+        if meter.charge == "none" or meter.aggregation not in PER_EVENT:
+            return _wrong(
+                f"Usage of the meter {item.meter} is not charged by calls: its charge has to be "
+                '"calls" or "events", and its aggregation sum or count.',
+                f"{pointer}/meter",
+            )
+        if meter.aggregation == "count" and is_final and item.quantity != QUANTITY_ONE:
+            return _wrong(
+                "A meter that counts events has quantity 1: one item per event, or a meter that "
+                "sums.",
+                f"{pointer}/quantity",
+            )
+        for name in item.dimensions:
+            if name not in meter.group_by:
+                known = ", ".join(meter.group_by) or "nothing"
+                return _wrong(
+                    f"The meter {item.meter} is grouped by {known}, not by {name}.",
+                    f"{pointer}/dimensions",
+                )
+        if not is_final or item.source is None or item.event_id is None:
+            return None
+        charged = state.charged.get((item.source, item.event_id, meter.meter_no))
+        if charged is not None:
+            return refuse(
+                409,
+                "event_already_charged",
+                "This event was charged for this meter before: nothing was taken again.",
+                pointer=pointer,
+                charge_id=books.public("chg", charged),
+            )
+        stored = state.events.get((item.source, item.event_id))
+        if stored is not None:
+            reading = stored.get(meter.meter_no)
+            if reading != (item.quantity, dimensions_text(item.dimensions)):
+                return refuse(
+                    409,
+                    "event_conflict",
+                    "An event of this source and id is stored, and says something else of this "
+                    "meter.",
+                    pointer=pointer,
+                )
+        return None
+
+
+def _wrong(words: str, pointer: str) -> Outcome:
+    return refuse(422, "invalid_usage", words, pointer=pointer)
+
+
+def _no_rate(words: str, *, pointer: str | None = None, **facts: object) -> Outcome:
+    return refuse(422, "no_rate", words, pointer=pointer, **facts)
+
+
+def matched(dimensions: Mapping[str, Any]) -> Dimensions:
+    """Dimensions as rates match them: text as it is, numbers and booleans as their JSON."""
+    return {
+        name: value if value is None or isinstance(value, str) else _sorted_json(value).decode()
+        for name, value in dimensions.items()
+    }
+
+
+def dimensions_text(dimensions: Mapping[str, Any]) -> str:
+    """Dimensions as JSON with sorted members; a missing one and null are the same."""
+    if not dimensions:
+        return "{}"
+    return _sorted_json({n: v for n, v in dimensions.items() if v is not None}).decode()
+
+
+def counter_name(card: CardVersion, rate: Rate, group: str) -> str:
+    """What a rate's quantities are counted on: the same for every version of the card.
+
+    A version that changes the price goes on with the quantity of the period.
+    """
+    return _counter_name(card.rate_card, rate.meter, rate.accumulate, rate.match, group)
+
+
+@lru_cache(maxsize=4_096)
+def _counter_name(
+    card: str, meter: str, accumulate: str, match: tuple[tuple[str, str], ...], group: str
+) -> str:
+    said = _sorted_json([dict(match), group])
+    return f"{card}/{meter}/{accumulate}/{sha256(said).hexdigest()[:16]}"
+
+
+@lru_cache(maxsize=1_024)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)

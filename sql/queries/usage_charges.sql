@@ -1,0 +1,119 @@
+-- Usage that is charged: what its price depends on, and the lines it leaves.
+
+-- usage_load --
+-- What pricing needs of locked customers: the catalog's version, their zone and rate card ($1), the
+-- counters whose period holds a time of theirs ($2, $3), and facts that are charged ($4, $5, $6).
+SELECT
+    (SELECT catalog_version FROM installation) AS catalog_version,
+    (
+        SELECT array_agg(row(customer_no, time_zone, rate_card))
+        FROM profiles
+        WHERE customer_no = any($1::text::bigint[])
+    ) AS profiles,
+    (
+        SELECT
+            array_agg(row(
+                c.customer_no, c.counter, c.period_start,
+                trunc(c.quantity * 1000000000000)::text, c.carry
+            ))
+        FROM unnest($2::text::bigint[], $3::timestamptz[]) AS k (customer_no, at)
+        INNER JOIN
+            price_counters AS c
+            ON k.customer_no = c.customer_no AND c.period_end > k.at AND c.period_start <= k.at
+    ) AS counters,
+    (
+        SELECT array_agg(row(l.customer_no, l.source, l.event_id, l.meter_no, l.seq))
+        FROM unnest($4::text::bigint[], $5::text[], $6::text[]) AS k (customer_no, source, event_id)
+        INNER JOIN
+            charge_lines AS l
+            ON k.customer_no = l.customer_no AND k.source = l.source AND k.event_id = l.event_id
+    ) AS charged;
+
+-- counter_charges_load --
+-- The latest charges of counters ($1, $2, $3), newest first, at most $4 of each.
+SELECT k.customer_no, k.counter, k.period_start, l.seq
+FROM unnest($1::bigint[], $2::text[], $3::timestamptz[]) AS k (customer_no, counter, period_start)
+CROSS JOIN LATERAL (
+    SELECT DISTINCT seq
+    FROM charge_lines
+    WHERE
+        charge_lines.customer_no = k.customer_no
+        AND charge_lines.counter = k.counter
+        AND charge_lines.period_start = k.period_start
+        AND charge_lines.amount > 0
+    ORDER BY seq DESC
+    LIMIT $4::integer
+) AS l
+ORDER BY k.customer_no, l.seq DESC;
+
+-- charge_lines_make --
+-- New charge lines.
+INSERT INTO charge_lines (
+    customer_no, seq, line, meter_no, quantity, dimensions, rate_card, rate_version, rate_no, asset,
+    amount, counter, period_start, period_end, total_before, source, event_id, event_at, revision
+)
+SELECT *
+FROM unnest(
+    $1::text::bigint[], $2::text::bigint[], $3::text::integer[], $4::text::integer[],
+    $5::text::numeric[], $6::text[], $7::text::text[], $8::text::integer[], $9::text::integer[],
+    $10::text::text[], $11::text::bigint[], $12::text::text[], $13::timestamptz[],
+    $14::timestamptz[], $15::text::numeric[], $16::text[], $17::text[], $18::timestamptz[],
+    $19::text::integer[]
+);
+
+-- price_counters_move --
+-- Where counters stand now.
+INSERT INTO price_counters (customer_no, period_end, period_start, counter, quantity, carry)
+SELECT *
+FROM unnest(
+    $1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[]::numeric[],
+    $6::bigint[]
+)
+ON CONFLICT (customer_no, period_end, period_start, counter)
+DO UPDATE SET quantity = excluded.quantity, carry = excluded.carry;
+
+-- charge_lines_read --
+-- The lines of charges of one customer.
+SELECT
+    l.seq, l.line, l.meter_no, m.meter, trunc(l.quantity * 1000000000000)::text AS quantity,
+    l.dimensions, l.rate_card, l.rate_version, l.rate_no, l.asset, l.amount, l.counter,
+    l.period_start, l.period_end, trunc(l.total_before * 1000000000000)::text AS total_before,
+    l.source, l.event_id, l.event_at, l.revision
+FROM charge_lines AS l
+INNER JOIN meters AS m ON l.meter_no = m.meter_no
+WHERE l.customer_no = $1::bigint AND l.seq = any($2::bigint[])
+ORDER BY l.seq, l.line;
+
+-- rate_cards_read --
+-- Every version of every rate card, in the order they were published.
+SELECT rate_card, version, asset, effective_at, created_at, rates
+FROM rate_cards
+ORDER BY rate_card, version;
+
+-- rate_card_publish --
+-- A new version, effective from $3, or from now.
+INSERT INTO rate_cards (rate_card, version, asset, effective_at, created_at, rates)
+SELECT
+    $1::text,
+    coalesce((SELECT max(c.version) FROM rate_cards AS c WHERE c.rate_card = $1::text), 0) + 1,
+    $2::text,
+    greatest(coalesce($3::timestamptz, t.now), t.now),
+    t.now,
+    $4::text
+FROM (SELECT service_now_v1() AS now) AS t
+RETURNING rate_card, version, asset, effective_at, created_at, rates;
+
+-- request_of_business --
+-- A request of the whole business that has its answer: its key is in the scope of no customer.
+SELECT operation, fingerprint, status, body
+FROM requests
+WHERE customer_no = 0 AND key = $1::text;
+
+-- request_remember --
+-- The answer to a request of the whole business.
+INSERT INTO requests (
+    customer_no, key, operation, fingerprint, status, body, trace_id, created_at
+)
+VALUES (
+    0, $1::text, $2::text, $3::bytea, $4::smallint, $5::bytea, $6::text, service_now_v1()
+);
