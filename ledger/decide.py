@@ -11,14 +11,17 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from ledger import grants, holds, usage
+from ledger import grants, holds, usage, usage_events
 from ledger.amounts import format_amount
 from ledger.answers import Balance, OverageAnswer, Problem, balance_answer
 from ledger.outcome import Outcome
 from ledger.requests import (
     Capture,
+    ChargeEvents,
+    ChargeWindows,
     CloseCustomer,
     Consume,
+    CorrectEvent,
     Extend,
     GrantCredit,
     Request,
@@ -113,6 +116,12 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
             return holds.void(books, request, settings, now)
         case Extend():
             return holds.extend(books, request, settings, now)
+        case ChargeEvents():
+            return usage_events.charge_events(books, request, settings, now)
+        case CorrectEvent():
+            return usage_events.correct_event(books, request, settings, now)
+        case ChargeWindows():
+            return usage_events.charge_windows(books, request, settings, now)
         case Reverse():
             return usage.reverse(books, request, settings, now)
         case GrantCredit():

@@ -177,7 +177,9 @@ async def load(
         await _load_all_lots(conn, {no: customers[no] for no in full}, now, late=late)
     undone = {(r.customer_no, r.charge_seq) for r in requests if isinstance(r, Reverse)}
     if pricing is not None and facts is not None:
-        await load_usage(conn, customers, requests, now, version=pricing.version, facts=facts)
+        undone |= await load_usage(
+            conn, customers, requests, now, version=pricing.version, facts=facts
+        )
         if counters:
             undone |= await load_counter_charges(conn, customers, counters)
     if undone:

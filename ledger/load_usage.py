@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 
 from ledger.columns import array_text
+from ledger.ids import parse_id, public_id
 from ledger.rated import (
     CardVersion,
     CatalogChanged,
@@ -14,11 +15,21 @@ from ledger.rated import (
     CounterKey,
     Identity,
     Line,
-    Readings,
+    StoredFact,
     Usage,
     UsageState,
+    Window,
 )
-from ledger.requests import Capture, Consume, Extend, Request, Reserve
+from ledger.requests import (
+    Capture,
+    ChargeEvents,
+    ChargeWindows,
+    Consume,
+    CorrectEvent,
+    Extend,
+    Request,
+    Reserve,
+)
 from ledger.state import Books
 from sql import queries
 from sql.pool import Connection
@@ -27,25 +38,59 @@ CHARGES_MAX: Final = 200
 """Charges of a counter that one request gives back on; what is left is carried to the next."""
 
 
-class Stated(Struct, frozen=True):
-    """Usage that a request states: of what time, and whether it becomes facts."""
+class Needs(Struct, eq=False):
+    """What pricing the requests of a batch depends on, by customer."""
 
-    usage: Usage
-    at: datetime | None
-    is_final: bool
+    customers: set[int] = set()
+    times: set[tuple[int, datetime]] = set()
+    """Moments whose periods' counters are needed."""
+    named: set[tuple[int, Identity]] = set()
+    """Facts that may be stored or charged."""
+    corrected: set[tuple[int, Identity]] = set()
+    windows: set[tuple[int, int, datetime]] = set()
+    """(customer_no, meter_no, a moment of the window)."""
 
 
-def stated(request: Request) -> Stated | None:
-    """The usage that a request states; None for one that states none."""
-    match request:
-        case Consume(usage=Usage() as usage, effective_at=at):
-            return Stated(usage, at, is_final=True)
-        case Capture(usage=Usage() as usage, effective_at=at):
-            return Stated(usage, at, is_final=True)
-        case Reserve(usage=Usage() as usage) | Extend(add_usage=Usage() as usage):
-            return Stated(usage, None, is_final=False)
-        case _:
-            return None
+def needs_of(requests: Sequence[Request], now: datetime) -> Needs:
+    """What these requests need; no customers if none states usage."""
+    needs = Needs()
+    for request in requests:
+        no = request.customer_no
+        match request:
+            case Consume(usage=Usage() as usage, effective_at=at):
+                _add_usage(needs, no, usage, at or now, is_final=True)
+            case Capture(usage=Usage() as usage, effective_at=at):
+                _add_usage(needs, no, usage, at or now, is_final=True)
+            case Reserve(usage=Usage() as usage) | Extend(add_usage=Usage() as usage):
+                _add_usage(needs, no, usage, now, is_final=False)
+            case ChargeEvents():
+                needs.customers.add(no)
+                needs.times.update((no, event.at) for event in request.events)
+                needs.named.update((no, (e.source, e.event_id)) for e in request.events)
+            case CorrectEvent():
+                identity = request.source, request.event_id
+                needs.customers.add(no)
+                needs.times.add((no, request.at))
+                needs.named.add((no, identity))
+                needs.corrected.add((no, identity))
+            case ChargeWindows():
+                needs.customers.add(no)
+                needs.times.update((no, at) for _, at in request.windows)
+                needs.windows.update((no, meter_no, at) for meter_no, at in request.windows)
+            case _:
+                pass
+    return needs
+
+
+def _add_usage(needs: Needs, no: int, usage: Usage, at: datetime, *, is_final: bool) -> None:
+    needs.customers.add(no)
+    needs.times.add((no, at))
+    if is_final:
+        needs.named.update(
+            (no, (item.source, item.event_id))
+            for item in usage.items
+            if item.source is not None and item.event_id is not None
+        )
 
 
 class Facts(Protocol):
@@ -53,8 +98,14 @@ class Facts(Protocol):
 
     async def find(
         self, conn: Connection, wanted: Collection[tuple[int, Identity]]
-    ) -> Mapping[tuple[int, Identity], Readings]:
-        """Of these identities, by customer, the facts that are stored: what meters read in them."""
+    ) -> Mapping[tuple[int, Identity], StoredFact]:
+        """Of these identities, by customer, the facts that are stored."""
+        ...
+
+    async def measure(
+        self, conn: Connection, customer_no: int, meter_no: int, at: datetime, time_zone: str
+    ) -> Mapping[Window, Mapping[str, int]]:
+        """What a meter comes to in the day and in the month of `at`, by dimensions as JSON."""
         ...
 
     async def record(
@@ -75,28 +126,57 @@ async def load_usage(
     *,
     version: int,
     facts: Facts,
-) -> None:
+) -> set[tuple[int, int]]:
     """Fill `Books.usage` of customers with a request that states usage.
 
+    Returns the charges that corrections may undo, as (customer_no, seq): to be loaded with them.
     Raises CatalogChanged if the catalog is not of `version` any more.
     """
-    found = [(r.customer_no, one) for r in requests if (one := stated(r)) is not None]
-    if not found:
-        return
-    times = {(no, one.at or now) for no, one in found}
-    named = {
-        (no, (item.source, item.event_id))
-        for no, one in found
-        if one.is_final
-        for item in one.usage.items
-        if item.source is not None and item.event_id is not None
-    }
-    await load_pricing(conn, customers, {no for no, _ in found}, times, named, version=version)
-    if named:
-        for (no, identity), fact in (await facts.find(conn, named)).items():
-            usage = customers[no].usage
-            assert usage is not None
-            usage.events[identity] = fact
+    needs = needs_of(requests, now)
+    if not needs.customers:
+        return set()
+    await load_pricing(conn, customers, needs.customers, needs.times, needs.named, version=version)
+    if needs.named:
+        for (no, identity), fact in (await facts.find(conn, needs.named)).items():
+            _usage(customers, no).events[identity] = fact
+    for no, meter_no, at in sorted(needs.windows):
+        usage = _usage(customers, no)
+        usage.measured.update(await facts.measure(conn, no, meter_no, at, usage.time_zone))
+    if not needs.corrected:
+        return set()
+    return await _load_lines(conn, customers, needs.corrected)
+
+
+async def _load_lines(
+    conn: Connection, customers: dict[int, Books], corrected: set[tuple[int, Identity]]
+) -> set[tuple[int, int]]:
+    """The charge lines of facts that are corrected, the oldest first, and their charges."""
+    charges: set[tuple[int, int]] = set()
+    for no, (source, event_id) in corrected:
+        seq, place = charge_of(no, source, event_id) or (0, 0)
+        rows = await conn.fetch(queries.event_lines_read, no, source, event_id, seq, place)
+        lines = [(row["seq"], read_line(row)) for row in rows]
+        _usage(customers, no).lines[source, event_id] = lines
+        charges.update((no, seq) for seq, line in lines if line.quantity >= 0)
+    return charges
+
+
+OUR_SOURCE: Final = "drawdown"
+"""Source of the events that charges make of usage which names no event."""
+
+
+def event_name(customer_no: int, seq: int, place: int) -> str:
+    """The id of the event that the line `place` of the charge `seq` made."""
+    return f"{public_id('chg', customer_no, seq)}/{place}"
+
+
+def charge_of(customer_no: int, source: str, event_id: str) -> tuple[int, int] | None:
+    """The (seq, place) of the line that made an event, if a charge did."""
+    charge, _, place = event_id.partition("/")
+    found = parse_id("chg", charge)
+    if source != OUR_SOURCE or found is None or found[0] != customer_no:
+        return None
+    return (found[1], int(place)) if place.isascii() and place.isdigit() else None
 
 
 async def load_pricing(

@@ -48,15 +48,17 @@ def settle_lines(books: Books, settings: Settings, priced: Priced, now: datetime
 
 
 def give_back(books: Books, settings: Settings, line: Line, now: datetime) -> Line:
-    """Undo what a counter was charged too much, its latest charges first; the line as booked.
+    """Undo what was charged too much: of one charge, or of a counter's, the latest first.
 
-    What the charges at hand don't have is carried, and taken off the counter's next lines.
+    What a counter's charges at hand don't have is carried, and taken off its next lines. What a
+    charge does not have any more was given back before. Returns the line as it was booked.
     """
     assert books.usage is not None
-    assert line.counter is not None
-    assert line.period_start is not None
-    charges = books.usage.charges.get((line.counter, line.period_start))
-    if charges is None:
+    if line.counter is None or line.period_start is None:
+        charges = [] if line.undoes is None else [line.undoes]
+    elif (line.counter, line.period_start) in books.usage.charges:
+        charges = books.usage.charges[line.counter, line.period_start]
+    else:
         raise NeedMore(books.customer_no, counter=(line.counter, line.period_start))
     left = -line.amount
     for seq in charges:
@@ -65,7 +67,8 @@ def give_back(books: Books, settings: Settings, line: Line, now: datetime) -> Li
         if part > 0:
             undo(books, settings, charge, part, now, origin=ORIGIN)
             left -= part
-    return msgspec.structs.replace(line, amount=line.amount + left, carry=left)
+    carry = 0 if line.counter is None else left
+    return msgspec.structs.replace(line, amount=line.amount + left, carry=carry)
 
 
 def keep(books: Books, seq: int, lines: Sequence[Line]) -> None:

@@ -23,6 +23,9 @@ Identity = tuple[str, str]
 Readings = Mapping[int, tuple[int, str]]
 """Of one fact: meter_no → (quantity, dimensions as JSON with sorted members)."""
 
+Window = tuple[int, datetime, datetime]
+"""A meter's number, and a period [start, end)."""
+
 CounterKey = tuple[str, datetime]
 """A counter and the start of its period."""
 
@@ -93,6 +96,8 @@ class Line(Struct, frozen=True, kw_only=True):
     """Grows with every correction of the event."""
     makes_event: bool = True
     """Whether the fact is not stored yet."""
+    undoes: int | None = None
+    """The charge that a negative amount gives back, where no counter says it."""
 
 
 class Priced(Struct, frozen=True):
@@ -108,6 +113,16 @@ class Priced(Struct, frozen=True):
         return sum(line.amount for line in self.lines if line.amount > 0)
 
 
+class StoredFact(Struct, frozen=True):
+    """A usage event as it stands after its corrections."""
+
+    at: datetime
+    revision: int
+    """How many corrections it has."""
+    readings: Readings
+    """What each meter reads in it; nothing if it was cancelled."""
+
+
 class UsageState(Struct, eq=False):
     """What pricing needs to know of one customer under the lock."""
 
@@ -117,8 +132,12 @@ class UsageState(Struct, eq=False):
     """A counter that is missing is at 0."""
     charged: dict[tuple[str, str, int], int] = {}
     """(source, id, meter_no) → the charge that this fact already has."""
-    events: dict[Identity, Readings] = {}
+    events: dict[Identity, StoredFact] = {}
     """Facts that are stored already."""
+    lines: dict[Identity, list[tuple[int, Line]]] = {}
+    """(seq, line) of a fact that is being corrected, the oldest first."""
+    measured: dict[Window, Mapping[str, int]] = {}
+    """Of closed windows: dimensions as JSON → what the meter comes to."""
     charges: dict[CounterKey, list[int]] = {}
     """The latest charges of a counter, newest first, where they were asked for."""
 
@@ -143,5 +162,20 @@ class Pricing(Protocol):
         """Lines for usage of the time `at`, by `card` if one was pinned, else by what applies.
 
         `is_final`: the usage becomes facts, so facts that are charged or differ are refused.
+        """
+        ...
+
+    def correct(
+        self, books: "Books", line: Line, item: UsageItem | None, *, seq: int, revision: int
+    ) -> "Priced | Outcome":
+        """The lines that undo `line` of the charge `seq` and, if there is one, charge `item`."""
+        ...
+
+    def window(
+        self, books: "Books", meter_no: int, *, at: datetime, ready_by: datetime
+    ) -> "Priced | Outcome | None":
+        """Lines for the closed window of `at`, of a meter that is priced once per window.
+
+        None if it ends after `ready_by`. What was charged for the window before is taken off.
         """
         ...

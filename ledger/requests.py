@@ -85,6 +85,39 @@ class Consume(Request, frozen=True, kw_only=True):
     effective_at: datetime | None = None
 
 
+class EventRef(Struct, frozen=True):
+    """A stored event and one meter that reads it; what it says is read under the lock."""
+
+    meter: str
+    meter_no: int
+    source: str
+    event_id: str
+    at: datetime
+
+
+class ChargeEvents(Request, frozen=True, kw_only=True):
+    """Charge events of this customer that are not charged yet. They are facts: never refused."""
+
+    events: tuple[EventRef, ...]
+
+
+class CorrectEvent(Request, frozen=True, kw_only=True):
+    """An event was cancelled or replaced, in this transaction: what it was charged follows."""
+
+    source: str
+    event_id: str
+    at: datetime
+
+
+class ChargeWindows(Request, frozen=True, kw_only=True):
+    """Charge what meters come to in the windows of these moments, once they have closed."""
+
+    windows: tuple[tuple[int, datetime], ...]
+    """(meter_no, a moment of the window)."""
+    ready_by: datetime
+    """Windows that end later are not closed yet."""
+
+
 class Reverse(Request, frozen=True, kw_only=True):
     charge_seq: int
     amount: str | None = None

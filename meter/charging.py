@@ -23,7 +23,7 @@ from ledger.rated import (
     UsageItem,
     UsageState,
 )
-from ledger.state import Books
+from ledger.state import MICROSECOND, Books
 from meter.catalog import PER_EVENT, Catalog, Meter
 from meter.rate_cards import DEFAULT_CARD, RateCard
 from meter.rates import Dimensions, Rate, find, period, price
@@ -75,15 +75,7 @@ class Pricer(Struct, frozen=True):
                 named.add(fact)
             line = self.line(state, chosen, meter, item, at, counters)
             if line is None:
-                return _no_rate(
-                    f"The rate card {chosen.card} has no rate for this usage of the meter "
-                    f"{item.meter}.",
-                    missing="rate",
-                    meter=item.meter,
-                    dimensions=dict(item.dimensions),
-                    rate_card=str(chosen.card),
-                    pointer=pointer,
-                )
+                return _unmatched(chosen, item, pointer)
             lines.append(line)
         priced = Priced(chosen.asset, chosen.card, tuple(lines))
         if priced.amount > AMOUNT_MAX:
@@ -95,6 +87,89 @@ class Pricer(Struct, frozen=True):
                 pointer="/usage",
             )
         return priced
+
+    def correct(
+        self, books: Books, line: Line, item: UsageItem | None, *, seq: int, revision: int
+    ) -> Priced | Outcome:
+        """See `ledger.rated.Pricing`. By the version that the fact was charged by."""
+        state = books.usage
+        assert state is not None
+        card = self.catalog.card(line.card)
+        meter = self.catalog.by_no[line.meter_no]
+        counters: dict[CounterKey, Counted] = {}
+        # The undoing and the new charge are two revisions of the fact's lines.
+        undone = msgspec.structs.replace(
+            self._undo(state, card, line, counters), undoes=seq, revision=2 * revision - 1
+        )
+        if item is None:
+            return Priced(card.asset, card.card, (undone,))
+        again = self.line(state, card, meter, item, line.event_at, counters)
+        if again is None:
+            return _unmatched(card, item)
+        again = msgspec.structs.replace(again, makes_event=False, revision=2 * revision)
+        return Priced(card.asset, card.card, (undone, again))
+
+    def _undo(
+        self, state: UsageState, card: RateCard, line: Line, counters: dict[CounterKey, Counted]
+    ) -> Line:
+        """The line that takes another back: the difference it makes to its counter now."""
+        amount, total = -line.amount, 0
+        if line.counter is not None and line.period_start is not None:
+            rate = next(r for r in card.by_meter[line.meter] if r.rate_no == line.rate_no)
+            scale = self.scales[card.asset]
+            before = state.counters.get((line.counter, line.period_start)) or Counted()
+            total = before.quantity
+            after = max(0, total - line.quantity)
+            amount = price(rate, after, scale) - price(rate, total, scale) - before.carry
+            counters[line.counter, line.period_start] = Counted(total - line.quantity, 0)
+        return msgspec.structs.replace(
+            line,
+            quantity=-line.quantity,
+            amount=amount,
+            total_before=total,
+            carry=0,
+            makes_event=False,
+        )
+
+    def window(
+        self, books: Books, meter_no: int, *, at: datetime, ready_by: datetime
+    ) -> Priced | Outcome | None:
+        """See `ledger.rated.Pricing`. Each group of dimension values is priced by itself."""
+        state = books.usage
+        assert state is not None
+        meter = self.catalog.by_no[meter_no]
+        card = self.choose(state, None, None, at)
+        if isinstance(card, Outcome):
+            return card
+        zone = _zone(state.time_zone)
+        counters: dict[CounterKey, Counted] = {}
+        lines: list[Line] = []
+        for rate in card.by_meter.get(meter.key, ()):
+            start, end = period(rate.accumulate, at, zone)
+            if end > ready_by:
+                return None
+            for dimensions, total in state.measured.get((meter_no, start, end), {}).items():
+                item = UsageItem(meter.key, 0, msgspec.json.decode(dimensions))
+                if find(card.by_meter[meter.key], matched(item.dimensions)) is not rate:
+                    continue
+                known = state.counters.get((counter_name(card.card, rate, dimensions), start))
+                delta = total - (0 if known is None else known.quantity)
+                if delta == 0:
+                    continue
+                line = self.line(
+                    state,
+                    card,
+                    meter,
+                    msgspec.structs.replace(item, quantity=delta),
+                    at,
+                    counters,
+                    dimensions_counted=True,
+                )
+                assert line is not None
+                lines.append(
+                    msgspec.structs.replace(line, makes_event=False, event_at=end - MICROSECOND)
+                )
+        return Priced(card.asset, card.card, tuple(lines))
 
     def choose(
         self, state: UsageState, asked: str | None, pinned: CardVersion | None, at: datetime
@@ -228,7 +303,7 @@ class Pricer(Struct, frozen=True):
             )
         stored = state.events.get((item.source, item.event_id))
         if stored is not None:
-            reading = stored.get(meter.meter_no)
+            reading = stored.readings.get(meter.meter_no)
             if reading != (item.quantity, dimensions_text(item.dimensions)):
                 return refuse(
                     409,
@@ -242,6 +317,17 @@ class Pricer(Struct, frozen=True):
 
 def _wrong(words: str, pointer: str) -> Outcome:
     return refuse(422, "invalid_usage", words, pointer=pointer)
+
+
+def _unmatched(card: RateCard, item: UsageItem, pointer: str | None = None) -> Outcome:
+    return _no_rate(
+        f"The rate card {card.card} has no rate for this usage of the meter {item.meter}.",
+        missing="rate",
+        meter=item.meter,
+        dimensions=dict(item.dimensions),
+        rate_card=str(card.card),
+        pointer=pointer,
+    )
 
 
 def _no_rate(words: str, *, pointer: str | None = None, **facts: object) -> Outcome:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
-from ledger.rated import Identity, Line, Readings
+from ledger.rated import Identity, Line, StoredFact, Window
 from meter.catalog import Catalog
 from sql.pool import Connection
 
@@ -16,8 +16,14 @@ class EventFacts:
 
     async def find(
         self, conn: Connection, wanted: Collection[tuple[int, Identity]]
-    ) -> Mapping[tuple[int, Identity], Readings]:
-        """See `ledger.rated.Facts`."""
+    ) -> Mapping[tuple[int, Identity], StoredFact]:
+        """See `ledger.load_usage.Facts`."""
+        return {}
+
+    async def measure(
+        self, conn: Connection, customer_no: int, meter_no: int, at: datetime, time_zone: str
+    ) -> Mapping[Window, Mapping[str, int]]:
+        """See `ledger.load_usage.Facts`."""
         return {}
 
     async def record(

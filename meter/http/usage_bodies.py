@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ledger.load_usage import OUR_SOURCE
 from ledger.rated import QUANTITY_SCALE, Usage, UsageItem
 from meter.problems import ProblemError
 from meter.rate_cards import CARD_KEY_PATTERN, QUANTITY_PATTERN
@@ -104,10 +105,6 @@ def _item(item: UsageItemBody, pointer: str) -> UsageItem:
         source=source,
         event_id=event_id,
     )
-
-
-OUR_SOURCE: Final = "drawdown"
-"""Source of the events that charges make of usage which names no event."""
 
 
 def quantity(given: int | str, pointer: str) -> int:

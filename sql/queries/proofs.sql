@@ -662,7 +662,8 @@ ORDER BY customer_no, what
 LIMIT $1::integer;
 
 -- proof_journals --
--- A journal has transfers, numbered from 1 without a gap; a transfer has its journal.
+-- A journal has transfers, numbered from 1 without a gap; a transfer has its journal. Only usage
+-- that was charged, or taken back, at a price of 0 moves nothing: it has charge lines.
 WITH lines AS (
     SELECT customer_no, seq, count(*) AS count, min(line) AS first_line, max(line) AS last_line
     FROM transfers
@@ -683,9 +684,116 @@ FROM journals AS j
 FULL JOIN lines AS l ON j.customer_no = l.customer_no AND j.seq = l.seq
 WHERE
     j.seq IS NULL
-    OR l.seq IS NULL
+    OR (
+        l.seq IS NULL
+        AND NOT EXISTS (
+            SELECT 1
+            FROM charge_lines AS c
+            WHERE c.customer_no = j.customer_no AND c.seq = j.seq
+        )
+    )
     OR l.first_line <> 1
     OR l.last_line <> l.count
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_lines --
+-- The lines of a charge come to what it burned; what lines gave back, to what reversals of usage
+-- undid. A line belongs to a journal.
+WITH sums AS (
+    SELECT
+        customer_no,
+        seq,
+        min(asset) AS asset,
+        sum(amount) FILTER (WHERE amount > 0) AS charged,
+        -sum(amount) FILTER (WHERE amount < 0) AS given_back
+    FROM charge_lines
+    GROUP BY customer_no, seq
+),
+
+compared AS (
+    SELECT
+        s.customer_no,
+        s.asset,
+        CASE
+            WHEN j.seq IS NULL THEN 'there is no journal ' || s.seq || ', but charge lines of it'
+            ELSE 'lines of the charge ' || s.seq
+        END AS what,
+        coalesce(t.burned, 0) AS expected,
+        coalesce(s.charged, 0) AS found,
+        j.seq IS NULL AS is_alone
+    FROM sums AS s
+    LEFT JOIN
+        journals AS j
+        ON
+            s.customer_no = j.customer_no
+            AND s.seq = j.seq
+            AND j.kind IN ('charge', 'reversal')
+    LEFT JOIN LATERAL (
+        SELECT sum(t.amount) AS burned
+        FROM transfers AS t
+        WHERE t.customer_no = s.customer_no AND t.seq = s.seq AND t.credit = 'burned'
+    ) AS t ON true
+    UNION ALL
+    SELECT
+        coalesce(l.customer_no, u.customer_no),
+        coalesce(l.asset, u.asset),
+        'what charge lines gave back',
+        coalesce(u.amount, 0),
+        coalesce(l.given_back, 0),
+        false
+    FROM (
+        SELECT customer_no, asset, sum(given_back) AS given_back
+        FROM sums
+        WHERE given_back > 0
+        GROUP BY customer_no, asset
+    ) AS l
+    FULL JOIN (
+        SELECT j.customer_no, t.asset, sum(t.amount) AS amount
+        FROM journals AS j
+        INNER JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
+        WHERE j.kind = 'reversal' AND j.origin = 'usage' AND t.debit = 'burned'
+        GROUP BY j.customer_no, t.asset
+    ) AS u ON l.customer_no = u.customer_no AND l.asset = u.asset
+)
+
+SELECT
+    customer_no,
+    asset,
+    what,
+    CASE WHEN NOT is_alone THEN expected END AS expected,
+    CASE WHEN NOT is_alone THEN found END AS found
+FROM compared
+WHERE is_alone OR expected <> found
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_price_counters --
+-- What was counted in a period is the sum of the lines that were counted on it.
+WITH counted AS (
+    SELECT customer_no, counter, period_start, sum(quantity) AS quantity
+    FROM charge_lines
+    WHERE counter IS NOT NULL
+    GROUP BY customer_no, counter, period_start
+)
+
+SELECT
+    coalesce(c.customer_no, p.customer_no) AS customer_no,
+    NULL AS asset,
+    'quantity of the counter ' || coalesce(c.counter, p.counter) || ' from '
+    || coalesce(c.period_start, p.period_start) || ': expected '
+    || trim_scale(coalesce(c.quantity, 0)) || ', found ' || trim_scale(coalesce(p.quantity, 0))
+        AS what,
+    NULL AS expected,
+    NULL AS found
+FROM counted AS c
+FULL JOIN
+    price_counters AS p
+    ON
+        c.customer_no = p.customer_no
+        AND c.counter = p.counter
+        AND c.period_start = p.period_start
+WHERE coalesce(c.quantity, 0) <> coalesce(p.quantity, 0)
 ORDER BY customer_no, what
 LIMIT $1::integer;
 

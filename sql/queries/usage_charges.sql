@@ -55,9 +55,9 @@ INSERT INTO charge_lines (
 SELECT *
 FROM unnest(
     $1::text::bigint[], $2::text::bigint[], $3::text::integer[], $4::text::integer[],
-    $5::text::numeric[], $6::text[], $7::text::text[], $8::text::integer[], $9::text::integer[],
+    $5::text::numeric[], $6::text::text[], $7::text::text[], $8::text::integer[], $9::text::integer[],
     $10::text::text[], $11::text::bigint[], $12::text::text[], $13::timestamptz[],
-    $14::timestamptz[], $15::text::numeric[], $16::text[], $17::text[], $18::timestamptz[],
+    $14::timestamptz[], $15::text::numeric[], $16::text::text[], $17::text::text[], $18::timestamptz[],
     $19::text::integer[]
 );
 
@@ -82,6 +82,23 @@ SELECT
 FROM charge_lines AS l
 INNER JOIN meters AS m ON l.meter_no = m.meter_no
 WHERE l.customer_no = $1::bigint AND l.seq = any($2::bigint[])
+ORDER BY l.seq, l.line;
+
+-- event_lines_read --
+-- The lines of a fact: those that name it, and the one ($4, $5) that made it. Oldest first.
+SELECT
+    l.seq, l.line, l.meter_no, m.meter, trunc(l.quantity * 1000000000000)::text AS quantity,
+    l.dimensions, l.rate_card, l.rate_version, l.rate_no, l.asset, l.amount, l.counter,
+    l.period_start, l.period_end, trunc(l.total_before * 1000000000000)::text AS total_before,
+    l.source, l.event_id, l.event_at, l.revision
+FROM charge_lines AS l
+INNER JOIN meters AS m ON l.meter_no = m.meter_no
+WHERE
+    l.customer_no = $1::bigint
+    AND (
+        (l.source = $2::text AND l.event_id = $3::text)
+        OR (l.seq = $4::bigint AND l.line = $5::integer)
+    )
 ORDER BY l.seq, l.line;
 
 -- rate_cards_read --

@@ -628,7 +628,7 @@ async def test_verify_of_true_books_lists_the_checks_and_exits_0(
     assert [line.split()[:2] for line in lines] == [
         ["ok", check.name] for check in (*CHECKS, *CHAIN_CHECKS)
     ]
-    assert re.fullmatch(r"the books are proved: 23 checks in \d+\.\d s", last)
+    assert re.fullmatch(r"the books are proved: 25 checks in \d+\.\d s", last)
 
 
 @pytest.mark.breaks_books
@@ -652,7 +652,7 @@ async def test_verify_of_broken_books_names_the_customer_and_exits_1(
     )
     assert "FAILED  pins        each lot is pinned by open holds only" in text
     assert f"        customer alice (no. 1): {what}" in text.splitlines()
-    assert text.endswith("the books are NOT proved: 1 of 21 checks failed (pins)\n")
+    assert text.endswith("the books are NOT proved: 1 of 23 checks failed (pins)\n")
     assert report["ok"] is False
     assert [check["failures"] for check in report["checks"] if not check["ok"]] == [
         [{"check": "pins", "customer_no": 1, "customer_id": "alice", "what": what}]
@@ -685,7 +685,7 @@ async def test_verify_of_an_embedded_database_that_is_not_running_starts_and_sto
         assert lacking == 1
         assert "lacks 0001_ledger: run `drawdown migrate` first" in told
         assert await asyncio.to_thread(run, ["verify", "--data", str(folder)]) == 0
-        assert "the books are proved: 21 checks" in capsys.readouterr().out
+        assert "the books are proved: 23 checks" in capsys.readouterr().out
         async with await Embedded.start(folder, say=quiet):  # nobody holds it any more
             pass
     finally:
