@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,18 +14,23 @@ import msgspec
 from msgspec import Struct
 
 from drawdown.demo_report import (
+    INPUT_PRICE,
+    OUTPUT_PRICE,
     Burned,
     Replayed,
     Statement,
+    Used,
     add_up,
     burned_line,
     differences,
     refused,
     statement_lines,
     table,
+    uncounted,
+    usage_lines,
 )
 from drawdown.progress import Progress
-from drawdown.replay import Plan, Report, open_session, replay
+from drawdown.replay import INPUT_METER, OUTPUT_METER, Plan, Report, open_session, replay
 from drawdown.sandbox_process import Sandbox, open_sandbox, run_command
 from drawdown.traces import Trace, read_rows, survey
 
@@ -45,7 +51,12 @@ CREDITS_PER_CENT: Final = 1_000
 ANSWER_SECONDS_MAX: Final = 30
 STATEMENT_LINES: Final = 6
 
+RATE_CARD: Final = "demo"
+METERS: Final = (INPUT_METER, OUTPUT_METER)
+
 Say = Callable[[str], object]
+UsedTokens = Counter[tuple[str, str, int]]
+"""Tokens by model, day and meter (its place in METERS)."""
 
 
 class DemoError(Exception):
@@ -76,6 +87,22 @@ class _Grant(Struct, frozen=True):
 class _Grants(Struct, frozen=True):
     data: list[_Grant]
     next_cursor: str | None
+
+
+class _Group(Struct, frozen=True):
+    dimensions: dict[str, str | None]
+    value: Decimal | None
+
+
+class _Window(Struct, frozen=True, rename={"from_": "from"}):
+    """What we read of a window of usage."""
+
+    from_: str
+    groups: list[_Group] = []
+
+
+class _Usage(Struct, frozen=True):
+    windows: list[_Window]
 
 
 def find_traces(named: str | None) -> Path:
@@ -127,11 +154,13 @@ class _Demo:
         ) as self.session:
             started_at = await self._seed()
             before, poor_before = await self._burned(CUSTOMERS), await self._burned([POOR])
+            counted = await self._used(started_at)
             replayed = [await self._replay(name) for name in self.traces]
             poor = await self._replay_poor()
             burned = await self._burned(CUSTOMERS) - before
             poor_burned = await self._burned([POOR]) - poor_before
             wrong = self._tell_sums(replayed, burned) + self._tell_poor(poor, poor_burned)
+            wrong += self._tell_usage(replayed, await self._used(started_at) - counted)
             await self._tell_statement(CUSTOMERS[0], started_at)
         return await self._verify() and not wrong
 
@@ -141,6 +170,7 @@ class _Demo:
         """Make the customers and their lots. Returns the service's time before the first one."""
         promotional, paid = self._needs()
         poor = self._poor_amount()
+        await self._price()
         await asyncio.gather(*(self._put_customer(name) for name in (*CUSTOMERS, POOR)))
         grants = [(name, promotional, paid) for name in CUSTOMERS]
         made = await asyncio.gather(*(self._fund(*grant) for grant in grants))
@@ -150,6 +180,29 @@ class _Demo:
             f" {paid:,} paid ones (USD {_price(paid)}); {POOR} with {poor:,}"
         )
         return made[0]
+
+    async def _price(self) -> None:
+        """Two meters of tokens by model, and a rate card that prices them."""
+        for meter in METERS:
+            body = {
+                "event_type": "llm.usage",
+                "aggregation": "sum",
+                "value_property": meter,
+                "group_by": {"model": "model"},
+                "unit": "token",
+                "charge": "calls",
+            }
+            await self._call("PUT", f"/v1/meters/{meter}", body, (200, 201))
+        found = msgspec.json.decode(await self._call("GET", f"/v1/rate-cards?key={RATE_CARD}"))
+        if not found["data"]:
+            prices = zip(METERS, (INPUT_PRICE, OUTPUT_PRICE), strict=True)
+            rates = [{"meter": meter, "unit_price": str(price)} for meter, price in prices]
+            body = {"key": RATE_CARD, "rates": rates}
+            await self._call("POST", "/v1/rate-cards", body, (201,), f"{self.options.run}/prices")
+        self.say(
+            f"prices     rate card {RATE_CARD}: {INPUT_PRICE} credit a token of context,"
+            f" {OUTPUT_PRICE} a token generated"
+        )
 
     def _needs(self) -> tuple[int, int]:
         """Credits for each customer: promotional ones that run out, paid ones for all the rest.
@@ -162,18 +215,19 @@ class _Demo:
             for row in read_rows(trace.path):
                 if self.options.row_limit is not None and row.number > self.options.row_limit:
                     break
-                worst[row.number % len(CUSTOMERS)] += row.context + trace.longest_answer
-                used += row.context + row.generated
+                worst[row.number % len(CUSTOMERS)] += _cost(row.context, trace.longest_answer)
+                used += _cost(row.context, row.generated)
         promotional = _round_up(used // len(CUSTOMERS) // 5, 100)
         return promotional, _round_up(max(worst.values()), CREDITS_PER_CENT * 100)
 
     def _poor_amount(self) -> int:
         """Enough to reserve the first row, and less than all of them will use."""
         trace = next(iter(self.traces.values()))
-        return next(read_rows(trace.path)).context + trace.longest_answer
+        return _cost(next(read_rows(trace.path)).context, trace.longest_answer)
 
     async def _put_customer(self, name: str) -> None:
-        await self._call("PUT", f"/v1/customers/{name}", {"name": name}, (200, 201))
+        body = {"name": name, "rate_card": RATE_CARD}
+        await self._call("PUT", f"/v1/customers/{name}", body, (200, 201))
 
     async def _fund(self, customer: str, promotional: int, paid: int) -> str:
         """Give one customer its lots. Returns when the first one was made."""
@@ -222,6 +276,7 @@ class _Demo:
             trace=trace,
             run=run,
             customers=customers,
+            model=label,
             longest_answer=trace.longest_answer,
             row_limit=row_limit,
         )
@@ -254,6 +309,45 @@ class _Demo:
             if page.next_cursor is None:
                 return burned
             query["cursor"] = page.next_cursor
+
+    async def _used(self, since: str) -> UsedTokens:
+        """What the meters count of all customers from the day of `since` on."""
+        total: UsedTokens = Counter()
+        for used in await asyncio.gather(*(self._used_by(name, since) for name in CUSTOMERS)):
+            total.update(used)
+        return total
+
+    async def _used_by(self, customer: str, since: str) -> UsedTokens:
+        day = datetime.fromisoformat(since).replace(hour=0, minute=0, second=0, microsecond=0)
+        used: UsedTokens = Counter()
+        for place, meter in enumerate(METERS):
+            query = urlencode(
+                {
+                    "customer_id": customer,
+                    "from": day.isoformat(),
+                    "to": (day + timedelta(days=2)).isoformat(),
+                    "window": "day",
+                    "time_zone": "UTC",
+                    "group_by": "model",
+                }
+            )
+            body = await self._call("GET", f"/v1/meters/{meter}/usage?{query}")
+            for window in msgspec.json.decode(body, type=_Usage).windows:
+                for group in window.groups:
+                    model = group.dimensions["model"] or ""
+                    used[model, window.from_[:10], place] += int(group.value or 0)
+        return used
+
+    def _tell_usage(self, replayed: Sequence[Replayed], counted: UsedTokens) -> list[str]:
+        keys = sorted({(model, day) for model, day, _ in counted if model in self.traces})
+        used = [Used(*key, counted[(*key, 0)], counted[(*key, 1)]) for key in keys]
+        self.say("")
+        for line in usage_lines(used):
+            self.say(line)
+        wrong = uncounted(replayed, used)
+        for line in wrong:
+            self.say(f"DIFFERENT  {line}")
+        return wrong
 
     async def _call(
         self,
@@ -316,6 +410,11 @@ class _Demo:
         for line in told.splitlines():
             self.say(f"verify     {line}")
         return code == 0
+
+
+def _cost(context: int, generated: int) -> int:
+    """Credits, by the demo's rate card."""
+    return context * INPUT_PRICE + generated * OUTPUT_PRICE
 
 
 def _round_up(value: int, step: int) -> int:

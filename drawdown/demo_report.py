@@ -19,16 +19,30 @@ Burned = Counter[str]
 """Credits burned, by category of lot."""
 
 
+INPUT_PRICE: Final = 1
+OUTPUT_PRICE: Final = 4
+"""Credits for a token of context and of an answer, as the demo's rate card has them."""
+
+
 class Sums(Struct, frozen=True):
-    """What rows of a trace add up to, in tokens."""
+    """What rows of a trace add up to: tokens, and the credits that they cost."""
 
     rows: int
     context: int
     generated: int
 
     @property
-    def used(self) -> int:
-        return self.context + self.generated
+    def credits(self) -> int:
+        return self.context * INPUT_PRICE + self.generated * OUTPUT_PRICE
+
+
+class Used(Struct, frozen=True):
+    """Tokens that the service counted for one model on one day."""
+
+    model: str
+    day: str
+    context: int
+    generated: int
 
 
 class Replayed(Struct, frozen=True):
@@ -92,9 +106,9 @@ def table(replayed: Sequence[Replayed]) -> list[str]:
             "capture p50 / p99, ms", lambda r: f"{r.capture.p50_ms:.1f} / {r.capture.p99_ms:.1f}"
         ),
         counts("credits captured", (report.captured for report in reports)),
-        counts("sum over the same rows", (one.used for one in sums)),
-        counts("  context", (one.context for one in sums)),
-        counts("  generated", (one.generated for one in sums)),
+        counts("the same rows' price", (one.credits for one in sums)),
+        counts(f"  context, at {INPUT_PRICE}", (one.context for one in sums)),
+        counts(f"  generated, at {OUTPUT_PRICE}", (one.generated for one in sums)),
     ]
 
 
@@ -113,19 +127,45 @@ def burned_line(burned: Burned) -> str:
     return f"{' + '.join(parts) or '0'} = {sum(burned.values()):,}"
 
 
+def usage_lines(used: Sequence[Used]) -> list[str]:
+    """What the meters counted, by model and day."""
+    return [
+        "usage      by model and day, as the meters counted it",
+        *(
+            f"  {one.model:<14}{one.day:<12}{one.context:>14,} context"
+            f"{one.generated:>14,} generated"
+            for one in used
+        ),
+    ]
+
+
+def uncounted(replayed: Sequence[Replayed], used: Sequence[Used]) -> list[str]:
+    """Every way in which meters and files disagree; a trace's model has its name."""
+    found: list[str] = []
+    for one in replayed:
+        mine = [each for each in used if each.model == one.name]
+        counted = sum(each.context for each in mine), sum(each.generated for each in mine)
+        if counted != (one.sums.context, one.sums.generated):
+            found.append(
+                f"{one.name}: the meters counted {counted[0]:,} + {counted[1]:,} tokens, the rows"
+                f" say {one.sums.context:,} + {one.sums.generated:,}"
+            )
+    return found
+
+
 def differences(replayed: Sequence[Replayed], burned: Burned) -> list[str]:
     """Every way in which the service and the files disagree, a line each; empty if in none."""
     found: list[str] = []
     for one in replayed:
         report, sums = one.report, one.sums
-        if report.captured != sums.used:
+        if report.captured != sums.credits:
             found.append(
-                f"{one.name}: captured {report.captured:,f}, the rows say {sums.used:,}:"
-                f" a difference of {report.captured - sums.used:+,f}"
+                f"{one.name}: captured {report.captured:,f}, the rows say {sums.credits:,}:"
+                f" a difference of {report.captured - sums.credits:+,f}"
             )
         if report.accepted != sums.rows:
             found.append(f"{one.name}: {report.accepted:,} of {sums.rows:,} rows were accepted")
-    used = sum(one.sums.used for one in replayed)
+    used = sum(one.sums.credits for one in replayed)
     if (total := sum(burned.values())) != used:
         found.append(
             f"the lots lost {total:,} credits, the rows say {used:,}:"

@@ -1,9 +1,9 @@
 """Replays a usage trace against a running service, as a backend would use it.
 
 For each row: reserve the worst case (the context and the longest answer), then capture what was
-used. Every request has a key made of run, file, row and operation, so that any doubt (a lost
-connection, a timeout, a 503) is settled by sending it again, in this run or in a later one under
-the same name.
+used, both as tokens of two meters, which the customer's rate card prices. Every request has a key
+made of run, file, row and operation, so that any doubt (a lost connection, a timeout, a 503) is
+settled by sending it again, in this run or in a later one under the same name.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
 from time import perf_counter  # a loop's own clock may tick in milliseconds
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,6 +24,8 @@ from msgspec import Struct
 from drawdown.traces import Row, Trace, TraceError, read_rows
 
 KEY_BYTES_MAX: Final = 255
+INPUT_METER: Final = "llm_input_tokens"
+OUTPUT_METER: Final = "llm_output_tokens"
 RETRIED: Final = frozenset({429, 502, 503, 504})
 """Statuses after which the same key is sent again: ours, and those of a proxy before us."""
 
@@ -57,6 +59,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Row n belongs to customer n modulo their number."""
     longest_answer: int
     """Tokens, reserved for each row on top of its context."""
+    model: str | None = None
+    """The dimension `model` of both meters; None: they have none."""
+    input_meter: str = INPUT_METER
+    output_meter: str = OUTPUT_METER
     row_limit: int | None = None
 
     @property
@@ -244,11 +250,9 @@ class _Run:
     async def _row(self, row: Row) -> None:
         plan = self.plan
         customer = plan.customers[row.number % len(plan.customers)]
-        # A row of zero tokens still asks for something: a hold has an amount.
-        worst_case = max(row.context + plan.longest_answer, 1)
         body = {
             "customer_id": customer,
-            "amount": str(worst_case),
+            "usage": self._usage(row.context, plan.longest_answer),
             "reference": f"{plan.trace.name}:{row.number}",
         }
         answer = await self._send(self.reserve_url, body, row, "reserve", self.reserve_seconds)
@@ -258,10 +262,9 @@ class _Run:
         if answer.status != 201:
             raise self._refused(answer, row, "reserve", customer)
         hold = self._read(answer, row, "reserve")
-        used = row.context + row.generated
         url = f"{self.base}/v1/holds/{hold.id}/capture"
         # If our hold has run out meanwhile, the work is done all the same: take what it cost.
-        body = {"amount": str(used), "above_hold": "take"}
+        body = {"usage": self._usage(row.context, row.generated), "above_hold": "take"}
         answer = await self._send(url, body, row, "capture", self.capture_seconds)
         if answer.status == 402:
             self.captures_declined += 1
@@ -272,6 +275,15 @@ class _Run:
         self.accepted += 1
         if charge is not None:
             self.captured += Decimal(charge.amount)
+
+    def _usage(self, context: int, generated: int) -> list[dict[str, Any]]:
+        """Tokens as the usage of a request."""
+        plan = self.plan
+        dimensions = {} if plan.model is None else {"dimensions": {"model": plan.model}}
+        return [
+            {"meter": plan.input_meter, "quantity": context, **dimensions},
+            {"meter": plan.output_meter, "quantity": generated, **dimensions},
+        ]
 
     async def _send(
         self, url: str, body: object, row: Row, operation: str, seconds: "array[float]"
@@ -327,6 +339,12 @@ class _Run:
             return ReplayError(
                 f"row {row.number}: there is no customer {customer}: create it, or start the"
                 " service with DRAWDOWN_CREATE_CUSTOMERS=true"
+            )
+        if code in {"no_rate", "invalid_usage"}:
+            return ReplayError(
+                f"row {row.number}: the service can't price this ({_told(answer)}): it needs the"
+                f" meters {self.plan.input_meter} and {self.plan.output_meter}, and a rate card"
+                " with a price for each"
             )
         if code == "idempotency_key_reused":
             return ReplayError(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ledger.outcome import Outcome
     from ledger.state import Books
 
-QUANTITY_SCALE: Final = 12
-"""Decimals of a quantity: inside it is a whole number of 10^-12."""
+QUANTITY_SCALE: Final = 18
+"""Decimals of a quantity: inside it is a whole number of 10^-18."""
 
 Identity = tuple[str, str]
 """`source` and `id` of a usage event; unique for its customer."""
@@ -46,7 +46,7 @@ class UsageItem(Struct, frozen=True):
 
     meter: str
     quantity: int
-    """Whole numbers of 10^-12."""
+    """Whole numbers of 10^-18."""
     dimensions: Mapping[str, Any] = {}
     source: str | None = None
     event_id: str | None = None

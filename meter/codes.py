@@ -246,7 +246,7 @@ CODES: Final[Mapping[str, Code]] = {
         (422,),
         "Invalid quantity",
         "The quantity is not a whole number or a plain decimal string, 0 or more.",
-        'Send `1200` or `"0.25"`: no sign, no exponent, at most 12 decimals.',
+        'Send `1200` or `"0.25"`: no sign, no exponent, at most 18 decimals.',
     ),
     "invalid_rate": Code(
         (422,),

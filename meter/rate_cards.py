@@ -17,7 +17,7 @@ from meter.rates import Accumulate, Rate, Rounding, Tier, TierMode, ambiguous
 
 CARD_KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 PRICE_PATTERN: Final = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$"
-QUANTITY_PATTERN: Final = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,12})?$"
+QUANTITY_PATTERN: Final = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$"
 RATES_MAX: Final = 1_000
 TIERS_MAX: Final = 100
 MATCHES_MAX: Final = 10
@@ -36,7 +36,7 @@ Price = Annotated[
 Quantity = Annotated[
     str,
     Meta(
-        description="A plain decimal string of at most 12 decimals.",
+        description="A plain decimal string of at most 18 decimals.",
         extra_json_schema={"pattern": QUANTITY_PATTERN},
         examples=["1000"],
     ),
@@ -177,7 +177,7 @@ def _compile(rate_no: int, body: RateBody, pointer: str) -> Rate:
                 f"{pointer}/match/{_escape(name)}",
             )
     digits = _decimals(body, pointer)
-    # One denominator: 10^-12 of quantity, the finest price, and `per`.
+    # One denominator: 10^-18 of quantity, the finest price, and `per`.
     fixed = 10**QUANTITY_SCALE * body.per
 
     def unit(text: str) -> int:
@@ -258,7 +258,7 @@ def _decimals(body: RateBody, pointer: str) -> int:
     for text, where in quantities:
         if _QUANTITY.fullmatch(text) is None:
             raise _wrong(
-                "A quantity is a plain decimal string: at most 18 digits before the point and 12 "
+                "A quantity is a plain decimal string: at most 18 digits before the point and 18 "
                 "after, no sign, no exponent.",
                 f"{pointer}/{where}",
             )

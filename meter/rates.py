@@ -1,7 +1,7 @@
 """Rates: from a quantity to a price, exactly, rounded once by a named mode. Pure.
 
 A price is a whole numerator over one denominator per rate, so nothing is lost before the end of a
-charge line. Quantities are whole numbers of 10^-12.
+charge line. Quantities are whole numbers of 10^-18.
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,14 @@ import click
 import msgspec
 
 from drawdown.progress import Progress
-from drawdown.replay import Plan, ReplayError, Report, run_replay
+from drawdown.replay import (
+    INPUT_METER,
+    OUTPUT_METER,
+    Plan,
+    ReplayError,
+    Report,
+    run_replay,
+)
 from drawdown.settings import load
 from drawdown.traces import TraceError, survey
 
@@ -55,6 +62,11 @@ CONCURRENCY_MAX = 1_000
     type=click.IntRange(0, 999_999_999),
     help="Tokens reserved on top of the context. Default: the longest answer in the file.",
 )
+@click.option(
+    "--model", help="The dimension `model` of the meters. Default: they are sent without it."
+)
+@click.option("--input-meter", default=INPUT_METER, show_default=True, help="Counts the context.")
+@click.option("--output-meter", default=OUTPUT_METER, show_default=True, help="Counts answers.")
 @click.option("--limit", type=click.IntRange(min=1), help="Send the first rows only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as a JSON object.")
 def replay(
@@ -67,14 +79,18 @@ def replay(
     run_name: str | None,
     key: str | None,
     longest_answer: int | None,
+    model: str | None,
+    input_meter: str,
+    output_meter: str,
     limit: int | None,
     as_json: bool,
 ) -> None:
     """Send a usage trace to a running service.
 
     Each row of FILE reserves the worst case (its context and the longest answer) and captures what
-    it used, one credit for one token. Whatever is in doubt is sent again under the same key. The
-    customers must exist, or the service runs with DRAWDOWN_CREATE_CUSTOMERS=true.
+    it used, as tokens of two meters: the service must have them, and a rate card that prices them.
+    Whatever is in doubt is sent again under the same key. The customers must exist, or the service
+    runs with DRAWDOWN_CREATE_CUSTOMERS=true.
     """
     api_key = key or load(os.environ).api_key
     if api_key is None:
@@ -91,6 +107,9 @@ def replay(
             run=run_name,
             customers=[f"{prefix}{number:04}" for number in range(1, customer_count + 1)],
             longest_answer=trace.longest_answer if longest_answer is None else longest_answer,
+            model=model,
+            input_meter=input_meter,
+            output_meter=output_meter,
             row_limit=limit,
         )
         click.echo(f"{file}: {plan.row_count:,} rows, run {run_name}", err=True)

@@ -108,7 +108,7 @@ def _item(item: UsageItemBody, pointer: str) -> UsageItem:
 
 
 def quantity(given: int | str, pointer: str) -> int:
-    """A quantity in 10^-12. Raises ProblemError 422 `invalid_quantity`."""
+    """A quantity in 10^-18. Raises ProblemError 422 `invalid_quantity`."""
     if isinstance(given, int):
         return given * 10**QUANTITY_SCALE
     if _QUANTITY.fullmatch(given) is None:
@@ -116,7 +116,7 @@ def quantity(given: int | str, pointer: str) -> int:
             422,
             "invalid_quantity",
             "A quantity is a whole number or a plain decimal string: at most 18 digits before the "
-            "point and 12 after, no sign, no exponent.",
+            "point and 18 after, no sign, no exponent.",
             pointer=pointer,
         )
     whole, _, decimals = given.partition(".")

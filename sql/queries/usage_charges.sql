@@ -14,7 +14,7 @@ SELECT
         SELECT
             array_agg(row(
                 c.customer_no, c.counter, c.period_start,
-                trunc(c.quantity * 1000000000000)::text, c.carry
+                trunc(c.quantity * 1000000000000000000)::text, c.carry
             ))
         FROM unnest($2::text::bigint[], $3::timestamptz[]) AS k (customer_no, at)
         INNER JOIN
@@ -75,9 +75,9 @@ DO UPDATE SET quantity = excluded.quantity, carry = excluded.carry;
 -- charge_lines_read --
 -- The lines of charges of one customer.
 SELECT
-    l.seq, l.line, l.meter_no, m.meter, trunc(l.quantity * 1000000000000)::text AS quantity,
+    l.seq, l.line, l.meter_no, m.meter, trunc(l.quantity * 1000000000000000000)::text AS quantity,
     l.dimensions, l.rate_card, l.rate_version, l.rate_no, l.asset, l.amount, l.counter,
-    l.period_start, l.period_end, trunc(l.total_before * 1000000000000)::text AS total_before,
+    l.period_start, l.period_end, trunc(l.total_before * 1000000000000000000)::text AS total_before,
     l.source, l.event_id, l.event_at, l.revision
 FROM charge_lines AS l
 INNER JOIN meters AS m ON l.meter_no = m.meter_no
@@ -87,9 +87,9 @@ ORDER BY l.seq, l.line;
 -- event_lines_read --
 -- The lines of a fact: those that name it, and the one ($4, $5) that made it. Oldest first.
 SELECT
-    l.seq, l.line, l.meter_no, m.meter, trunc(l.quantity * 1000000000000)::text AS quantity,
+    l.seq, l.line, l.meter_no, m.meter, trunc(l.quantity * 1000000000000000000)::text AS quantity,
     l.dimensions, l.rate_card, l.rate_version, l.rate_no, l.asset, l.amount, l.counter,
-    l.period_start, l.period_end, trunc(l.total_before * 1000000000000)::text AS total_before,
+    l.period_start, l.period_end, trunc(l.total_before * 1000000000000000000)::text AS total_before,
     l.source, l.event_id, l.event_at, l.revision
 FROM charge_lines AS l
 INNER JOIN meters AS m ON l.meter_no = m.meter_no

@@ -70,18 +70,26 @@ def cells(out: str, label: str) -> list[int]:
 
 def assert_is_equal(out: str, traces: Path, limit: int | None) -> None:
     sums = [add_up(traces / name, limit) for name in FILES.values()]
-    used = [one.used for one in sums]
+    used = [one.credits for one in sums]
     rows = [one.rows for one in sums]
     assert cells(out, "rows") == [*rows, sum(rows)]
     assert cells(out, "requests") == [2 * count for count in (*rows, sum(rows))]
     assert cells(out, "refused") == [0, 0, 0]
-    assert cells(out, "credits captured") == cells(out, "sum over the same rows")
+    assert cells(out, "credits captured") == cells(out, "the same rows' price")
     assert cells(out, "credits captured") == [*used, sum(used)]
     [burned] = re.findall(r"^burned +paid ([\d,]+) \+ promotional ([\d,]+) = ([\d,]+)", out, re.M)
     paid, promotional, both = (int(number.replace(",", "")) for number in burned)
     assert paid > 0
     assert promotional > 0
     assert paid + promotional == both == sum(used)
+    counted = {
+        model: (int(context.replace(",", "")), int(generated.replace(",", "")))
+        for model, context, generated in re.findall(
+            r"^  (code|conversation) +[0-9-]{10} +([\d,]+) context +([\d,]+) generated$", out, re.M
+        )
+    }
+    if len(counted) == len(sums):  # on one day; a midnight between makes more lines
+        assert list(counted.values()) == [(one.context, one.generated) for one in sums]
     assert "DIFFERENT" not in out
     [(accepted, refused)] = re.findall(
         r"^demo-poor +20 rows: (\d+) accepted, (\d+) refused", out, re.M
@@ -171,5 +179,7 @@ def test_demo_full_traces_give_the_known_totals(temporary: Path) -> None:
     done = run_demo(temporary, "--traces", str(traces))
     assert done.returncode == 0, done.stdout + done.stderr
     assert_is_equal(done.stdout, traces, None)
-    assert cells(done.stdout, "context")[:2] == [context for context, _ in FULL.values()]
-    assert cells(done.stdout, "generated")[:2] == [generated for _, generated in FULL.values()]
+    assert cells(done.stdout, "context, at 1")[:2] == [context for context, _ in FULL.values()]
+    assert cells(done.stdout, "generated, at 4")[:2] == [
+        generated for _, generated in FULL.values()
+    ]

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from drawdown.demo import FILES, SAMPLES
-from drawdown.demo_report import add_up
-from drawdown.replay import Plan, Report, replay
+from drawdown.demo_report import INPUT_PRICE, OUTPUT_PRICE, add_up
+from drawdown.replay import INPUT_METER, OUTPUT_METER, Plan, Report, replay
 from drawdown.sandbox_process import own_environment, run_command
 from drawdown.traces import survey
 from tests.servers import open_folder
@@ -91,6 +91,16 @@ def admin_key(service: Service) -> str:
     return msgspec.json.decode((service.data / "sandbox.json").read_bytes())["api_key"]
 
 
+async def price_tokens(url: str, key: str) -> None:
+    """The meters of the replay, and what their tokens cost in the demo."""
+    rates: list[dict[str, str]] = []
+    for meter, price in ((INPUT_METER, INPUT_PRICE), (OUTPUT_METER, OUTPUT_PRICE)):
+        definition = {"event_type": "llm.usage", "aggregation": "sum", "value_property": meter}
+        await call(url, key, "PUT", f"/v1/meters/{meter}", {**definition, "charge": "calls"})
+        rates.append({"meter": meter, "unit_price": str(price)})
+    await call(url, key, "POST", "/v1/rate-cards", {"key": "default", "rates": rates})
+
+
 async def remaining(url: str, key: str) -> list[int]:
     pages = [await call(url, key, "GET", f"/v1/grants?customer_id={name}") for name in CUSTOMERS]
     return [int(page["data"][0]["remaining"]) for page in pages]
@@ -116,6 +126,7 @@ async def test_replay_over_a_restart_charges_each_row_once(
     made = {"name": "backend", "scopes": ["usage:write"]}
     # Not the sandbox's own key: that one is new at each start.
     key = (await call(url, admin_key(service), "POST", "/v1/keys", made))["key"]
+    await price_tokens(url, admin_key(service))
     for name in CUSTOMERS:
         await call(url, admin_key(service), "PUT", f"/v1/customers/{name}", {})
         grant = {"customer_id": name, "amount": str(GRANTED), "category": "promotional"}
@@ -133,7 +144,7 @@ async def test_replay_over_a_restart_charges_each_row_once(
     report = await send(url, key, on_row)
     await restarts[0]
     await asyncio.to_thread(service.wait_until_ready)
-    used = add_up(SAMPLES / FILES["conversation"], ROWS).used
+    used = add_up(SAMPLES / FILES["conversation"], ROWS).credits
     assert (report.accepted, report.declined, report.captured) == (ROWS, 0, used)
     assert report.retries > 0
     left = await remaining(url, admin_key(service))

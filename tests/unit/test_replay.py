@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -22,6 +23,12 @@ from drawdown.traces import TraceError, read_rows, survey
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 AT = "2023-11-16 18:17:03.9799600"
 QUICK = Patience(attempts_max=4, pause_seconds_first=0.0, answer_seconds_max=0.25)
+
+
+def tokens(body: dict[str, Any]) -> int:
+    """What a request asks for, at one credit a token."""
+    assert [item["meter"] for item in body["usage"]] == ["llm_input_tokens", "llm_output_tokens"]
+    return sum(item["quantity"] for item in body["usage"])
 
 
 class Service:
@@ -75,20 +82,20 @@ class Service:
             return self.drop(request)
         return web.Response(status=status, body=text, headers=headers)
 
-    def act(self, path: str, row: str, body: dict[str, str]) -> tuple[int, bytes]:
+    def act(self, path: str, row: str, body: dict[str, Any]) -> tuple[int, bytes]:
         if path == "/v1/reserve":
             if body["customer_id"] in self.unknown:
                 return 404, b'{"code":"customer_not_found"}'
             if body["customer_id"] in self.poor:
                 return 402, b'{"code":"insufficient_credits"}'
             hold = f"hld_{row.replace('/', '_')}"
-            self.reserved[hold] = int(body["amount"])
+            self.reserved[hold] = tokens(body)
             return 201, json.dumps({"id": hold, "charge": None, "new": 1}).encode()
         hold = path.split("/")[3]
         assert path.endswith("/capture")
         assert body["above_hold"] == "take"
-        self.charged[hold] += int(body["amount"])
-        charge = None if body["amount"] == "0" else {"amount": body["amount"]}
+        self.charged[hold] += tokens(body)
+        charge = {"amount": str(tokens(body))}
         return 200, json.dumps({"id": hold, "charge": charge}).encode()
 
     @staticmethod
