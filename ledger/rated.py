@@ -113,6 +113,14 @@ class Priced(Struct, frozen=True):
         return sum(line.amount for line in self.lines if line.amount > 0)
 
 
+class PricedWindow(Struct, frozen=True):
+    """A window [start, end) and its lines; None: it ends later than it was to be ready by."""
+
+    start: datetime
+    end: datetime
+    priced: Priced | None
+
+
 class StoredFact(Struct, frozen=True):
     """A usage event as it stands after its corrections."""
 
@@ -173,9 +181,9 @@ class Pricing(Protocol):
 
     def window(
         self, books: "Books", meter_no: int, *, at: datetime, ready_by: datetime
-    ) -> "Priced | Outcome | None":
-        """Lines for the closed window of `at`, of a meter that is priced once per window.
+    ) -> "PricedWindow | Outcome":
+        """The window of `at` of a meter that is priced once per window, after it has closed.
 
-        None if it ends after `ready_by`. What was charged for the window before is taken off.
+        What was charged for the window before is taken off.
         """
         ...

@@ -18,13 +18,25 @@ from ledger.usage import ChargeWriter, repay, source_at
 
 
 class EventsCharged(Struct, frozen=True):
-    """What became of each event or window asked for, in order.
+    """What became of each event, in order.
 
-    `charged`; `known`: it was charged before, or nothing reads it any more; `open`: its window has
-    not closed; else the code why it has no price.
+    `charged`; `known`: it was charged before, or nothing reads it any more; else the code why it
+    has no price.
     """
 
     results: list[str]
+
+
+class WindowCharged(Struct, frozen=True):
+    """What became of a window: as of an event, or `open`: it has not closed. None: no price."""
+
+    result: str
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+class WindowsCharged(Struct, frozen=True):
+    results: list[WindowCharged]
 
 
 def charge_events(
@@ -126,17 +138,16 @@ def charge_windows(
 ) -> Outcome:
     """Charge closed windows: what they come to, less what was charged for them before."""
     assert settings.pricing is not None
-    results: list[str] = []
+    results: list[WindowCharged] = []
     for meter_no, at in request.windows:
-        priced = settings.pricing.window(books, meter_no, at=at, ready_by=request.ready_by)
-        if priced is None:
-            results.append("open")
-        elif isinstance(priced, Outcome):
-            assert isinstance(priced.answer, Problem)
-            results.append(priced.answer.code)
-        elif not priced.lines:
-            results.append("known")
-        else:
-            _book(books, settings, priced, priced.lines[0].event_at, now)
-            results.append("charged")
-    return Outcome(200, EventsCharged(results))
+        window = settings.pricing.window(books, meter_no, at=at, ready_by=request.ready_by)
+        if isinstance(window, Outcome):
+            assert isinstance(window.answer, Problem)
+            results.append(WindowCharged(window.answer.code))
+            continue
+        result = "open" if window.priced is None else "known"
+        if window.priced is not None and window.priced.lines:
+            _book(books, settings, window.priced, window.priced.lines[0].event_at, now)
+            result = "charged"
+        results.append(WindowCharged(result, window.start, window.end))
+    return Outcome(200, WindowsCharged(results))

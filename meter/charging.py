@@ -19,6 +19,7 @@ from ledger.rated import (
     CounterKey,
     Line,
     Priced,
+    PricedWindow,
     Usage,
     UsageItem,
     UsageState,
@@ -133,7 +134,7 @@ class Pricer(Struct, frozen=True):
 
     def window(
         self, books: Books, meter_no: int, *, at: datetime, ready_by: datetime
-    ) -> Priced | Outcome | None:
+    ) -> PricedWindow | Outcome:
         """See `ledger.rated.Pricing`. Each group of dimension values is priced by itself."""
         state = books.usage
         assert state is not None
@@ -141,35 +142,49 @@ class Pricer(Struct, frozen=True):
         card = self.choose(state, None, None, at)
         if isinstance(card, Outcome):
             return card
+        rates = card.by_meter.get(meter.key, ())
+        if not rates:
+            return _unmatched(card, UsageItem(meter.key, 0))
         zone = _zone(state.time_zone)
+        periods = [period(rate.accumulate, at, zone) for rate in rates]
+        start, end = max(p[0] for p in periods), min(p[1] for p in periods)
+        if max(p[1] for p in periods) > ready_by:
+            return PricedWindow(start, max(p[1] for p in periods), None)
         counters: dict[CounterKey, Counted] = {}
         lines: list[Line] = []
-        for rate in card.by_meter.get(meter.key, ()):
-            start, end = period(rate.accumulate, at, zone)
-            if end > ready_by:
-                return None
-            for dimensions, total in state.measured.get((meter_no, start, end), {}).items():
-                item = UsageItem(meter.key, 0, msgspec.json.decode(dimensions))
-                if find(card.by_meter[meter.key], matched(item.dimensions)) is not rate:
-                    continue
-                known = state.counters.get((counter_name(card.card, rate, dimensions), start))
-                delta = total - (0 if known is None else known.quantity)
-                if delta == 0:
-                    continue
-                line = self.line(
-                    state,
-                    card,
-                    meter,
-                    msgspec.structs.replace(item, quantity=delta),
-                    at,
-                    counters,
-                    dimensions_counted=True,
+        for rate, (first, last) in zip(rates, periods, strict=True):
+            measured = state.measured.get((meter_no, first, last), {})
+            for dimensions in sorted(measured):
+                line = self._window_line(
+                    state, card, meter, rate, at, counters, dimensions, measured.get(dimensions, 0)
                 )
-                assert line is not None
-                lines.append(
-                    msgspec.structs.replace(line, makes_event=False, event_at=end - MICROSECOND)
-                )
-        return Priced(card.asset, card.card, tuple(lines))
+                if line is not None:
+                    lines.append(msgspec.structs.replace(line, event_at=last - MICROSECOND))
+        return PricedWindow(start, end, Priced(card.asset, card.card, tuple(lines)))
+
+    def _window_line(
+        self,
+        state: UsageState,
+        card: RateCard,
+        meter: Meter,
+        rate: Rate,
+        at: datetime,
+        counters: dict[CounterKey, Counted],
+        dimensions: str,
+        total: int,
+    ) -> Line | None:
+        """What a group's window comes to, less what was priced of it before; None if nothing."""
+        item = UsageItem(meter.key, 0, msgspec.json.decode(dimensions))
+        if find(card.by_meter[meter.key], matched(item.dimensions)) is not rate:
+            return None
+        start, _ = period(rate.accumulate, at, _zone(state.time_zone))
+        known = state.counters.get((counter_name(card.card, rate, dimensions), start)) or Counted()
+        if total == known.quantity:
+            return None
+        item = msgspec.structs.replace(item, quantity=total - known.quantity)
+        line = self.line(state, card, meter, item, at, counters, dimensions_counted=True)
+        assert line is not None
+        return msgspec.structs.replace(line, makes_event=False)
 
     def choose(
         self, state: UsageState, asked: str | None, pinned: CardVersion | None, at: datetime

@@ -55,9 +55,11 @@ INSERT INTO charge_lines (
 SELECT *
 FROM unnest(
     $1::text::bigint[], $2::text::bigint[], $3::text::integer[], $4::text::integer[],
-    $5::text::numeric[], $6::text::text[], $7::text::text[], $8::text::integer[], $9::text::integer[],
+    $5::text::numeric[], $6::text::text[], $7::text::text[], $8::text::integer[],
+    $9::text::integer[],
     $10::text::text[], $11::text::bigint[], $12::text::text[], $13::timestamptz[],
-    $14::timestamptz[], $15::text::numeric[], $16::text::text[], $17::text::text[], $18::timestamptz[],
+    $14::timestamptz[], $15::text::numeric[], $16::text::text[], $17::text::text[],
+    $18::timestamptz[],
     $19::text::integer[]
 );
 
@@ -134,3 +136,68 @@ INSERT INTO requests (
 VALUES (
     0, $1::text, $2::text, $3::bytea, $4::smallint, $5::bytea, $6::text, service_now_v1()
 );
+
+-- unrated_events_due --
+-- Events that are still to be charged, by customer. Not those dated ahead, nor those without a
+-- price that were tried a moment ago.
+SELECT customer_no, meter_no, source, id, time
+FROM unrated_events
+WHERE
+    time <= (SELECT service_now_v1())
+    AND (not_before IS NULL OR not_before <= (SELECT service_now_v1()))
+ORDER BY customer_no, meter_no, source, id
+LIMIT $1::integer;
+
+-- unrated_events_done --
+-- These events are charged.
+DELETE FROM unrated_events AS e
+USING unnest($1::bigint[], $2::integer[], $3::text[], $4::text[])
+    AS v (customer_no, meter_no, source, id)
+WHERE
+    e.customer_no = v.customer_no
+    AND e.meter_no = v.meter_no
+    AND e.source = v.source
+    AND e.id = v.id;
+
+-- unrated_events_later --
+-- These events could not be charged ($5: why) and are tried again in $6.
+UPDATE unrated_events AS e
+SET refusal = v.refusal, not_before = service_now_v1() + $6::interval
+FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::text[], $5::text[])
+    AS v (customer_no, meter_no, source, id, refusal)
+WHERE
+    e.customer_no = v.customer_no
+    AND e.meter_no = v.meter_no
+    AND e.source = v.source
+    AND e.id = v.id;
+
+-- unrated_windows_due --
+-- Quarters of an hour whose window may have closed, by customer and meter.
+SELECT customer_no, meter_no, grain, version
+FROM unrated_windows
+WHERE not_before IS NULL OR not_before <= (SELECT service_now_v1())
+ORDER BY customer_no, meter_no, grain
+LIMIT $1::integer;
+
+-- unrated_windows_done --
+-- The windows of these quarters are charged, unless something has changed in them since.
+DELETE FROM unrated_windows AS w
+USING unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::bigint[])
+    AS v (customer_no, meter_no, grain, version)
+WHERE
+    w.customer_no = v.customer_no
+    AND w.meter_no = v.meter_no
+    AND w.grain = v.grain
+    AND w.version = v.version;
+
+-- unrated_windows_later --
+-- The windows of these quarters are not charged ($5: why) and are looked at again at $6, or in $7.
+UPDATE unrated_windows AS w
+SET refusal = $5::text, not_before = coalesce($6::timestamptz, service_now_v1() + $7::interval)
+FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::bigint[])
+    AS v (customer_no, meter_no, grain, version)
+WHERE
+    w.customer_no = v.customer_no
+    AND w.meter_no = v.meter_no
+    AND w.grain = v.grain
+    AND w.version = v.version;
