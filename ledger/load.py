@@ -34,6 +34,7 @@ from ledger.state import (
     Lot,
 )
 from sql import queries
+from sql.columns import array_text
 from sql.pool import Connection
 
 LOTS_FIRST: Final = 1
@@ -172,11 +173,6 @@ async def load(
     if voids := [r for r in requests if isinstance(r, VoidGrant)]:
         await load_grants(conn, customers, {(r.customer_no, r.grant_no) for r in voids}, now)
     return Loaded(now, row["closed_through"], frozenset(row["dead_keys"] or ()))
-
-
-def array_text(numbers: Iterable[int]) -> str:
-    """Whole numbers as the text of an array: the driver looks at every element of a list."""
-    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _fill(

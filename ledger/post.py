@@ -3,7 +3,7 @@
 Nothing here decides. The caller holds the customers' locks and ends the transaction.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,10 +11,11 @@ from asyncpg import Record
 from msgspec import Struct
 
 from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
-from ledger.load import ScaleChanged, array_text
+from ledger.load import ScaleChanged
 from ledger.requests import Request
 from ledger.state import Account, Books, Grant, Hold, Lot
 from sql import queries
+from sql.columns import columns as _quick
 from sql.pool import Connection
 
 
@@ -26,7 +27,7 @@ class Reply(Struct, frozen=True):
     body: bytes
 
 
-# The columns of each part of `batch_post`: `i` and `n` are whole numbers (see `_quick`).
+# The columns of each part of `batch_post`: see `sql.columns`.
 _CUSTOMERS: Final = "iii..."
 _ACCOUNTS: Final = "iss"
 _LOTS: Final = "iiii"
@@ -35,49 +36,6 @@ _HOLDS_MOVED: Final = "iisiiisssi..."
 _JOURNALS: Final = "iis...snnnnn.sq..."
 _TRANSFERS: Final = "iiisssinn"
 _REQUESTS: Final = "iqs.i.s"
-
-
-def _quick(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
-    """Rows as columns, most of them as the text of an array: the driver looks at list elements.
-
-    `i`: whole numbers, `n`: some may be missing; `s`: plain words without quotes or backslashes, or
-    missing; `q`: any text, or missing; `.`: left to the driver.
-    """
-    if not rows:
-        return [() if kind == "." else "{}" for kind in kinds]
-    return [
-        _WRITERS[kind](column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)
-    ]
-
-
-def _maybe_numbers(column: Iterable[int | None]) -> str:
-    return f"{{{','.join(['NULL' if n is None else str(n) for n in column])}}}"
-
-
-def _words(column: Iterable[str | None]) -> str:
-    return "{" + ",".join(["NULL" if word is None else f'"{word}"' for word in column]) + "}"
-
-
-def _texts(column: Iterable[str | None]) -> str:
-    return f"{{{','.join(['NULL' if text is None else _quoted(text) for text in column])}}}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _as_is(column: Sequence[Any]) -> Sequence[Any]:
-    return column
-
-
-_WRITERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "i": array_text,
-    "n": _maybe_numbers,
-    "s": _words,
-    "q": _texts,
-    ".": _as_is,
-}
 
 
 async def post(

@@ -42,6 +42,10 @@ class Meter(Struct, frozen=True, kw_only=True):
     charge: ChargedBy
     created_at: datetime
     changed_at: datetime
+    defined_at: datetime
+    """Since when it reads events by its present definition."""
+    is_used: bool
+    """Whether it has counted or rejected an event: then its definition is fixed."""
 
 
 class Catalog(Struct, frozen=True):
@@ -51,9 +55,15 @@ class Catalog(Struct, frozen=True):
     meters: dict[str, Meter]
     by_no: dict[int, Meter]
     by_type: dict[str, tuple[Meter, ...]]
+    used: set[int]
+    """Meters that are known to be marked as used; the only thing here that grows."""
+
+    def defined_at(self) -> datetime | None:
+        """When the youngest definition began: what is received under this catalog is no older."""
+        return max((meter.defined_at for meter in self.by_no.values()), default=None)
 
 
-EMPTY: Final = Catalog(-1, {}, {}, {})
+EMPTY: Final = Catalog(-1, {}, {}, {}, set())
 """Before the first reading: older than any of the database's."""
 
 
@@ -73,13 +83,21 @@ async def read(conn: Connection) -> Catalog:
             charge=row["charge"],
             created_at=row["created_at"],
             changed_at=row["changed_at"],
+            defined_at=row["defined_at"],
+            is_used=row["is_used"],
         )
         for row in await conn.fetch(queries.meters_read)
     ]
     by_type: dict[str, tuple[Meter, ...]] = {}
     for meter in meters:
         by_type[meter.event_type] = (*by_type.get(meter.event_type, ()), meter)
-    return Catalog(version, {m.key: m for m in meters}, {m.meter_no: m for m in meters}, by_type)
+    return Catalog(
+        version,
+        {meter.key: meter for meter in meters},
+        {meter.meter_no: meter for meter in meters},
+        by_type,
+        {meter.meter_no for meter in meters if meter.is_used},
+    )
 
 
 async def hold(conn: Connection, *, known: int) -> None:
