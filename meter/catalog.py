@@ -110,7 +110,12 @@ async def hold(conn: Connection, *, known: int) -> None:
         raise CatalogChanged
 
 
+async def alone(conn: Connection) -> None:
+    """Nobody else holds the catalog until the transaction ends: no event is taken in meanwhile."""
+    await conn.execute(queries.catalog_change_lock)
+
+
 async def change(conn: Connection) -> None:
     """Begin a change of the catalog: alone until the transaction ends, and a new version."""
-    await conn.execute(queries.catalog_change_lock)
+    await alone(conn)
     await conn.execute(queries.catalog_change)

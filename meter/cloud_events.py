@@ -140,7 +140,11 @@ def _bad(name: str, words: str) -> ProblemError:
 
 
 def _name(event: dict[str, Any], name: str) -> str:
-    value = event.get(name)
+    return name_of(event.get(name), name)
+
+
+def name_of(value: Any, name: str) -> str:
+    """A source, an id or a type. Raises ProblemError 422."""
     if type(value) is str and 0 < len(value) <= NAME_CHARS_MAX:
         if value.isprintable() or _CONTROL.search(value) is None:
             return value
@@ -180,6 +184,11 @@ def _data(event: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         raise _bad("datacontenttype", "must be application/json: data is read by meters")
     if data is None:
         return {}, b"{}"
+    return data_of(data)
+
+
+def data_of(data: Any) -> tuple[dict[str, Any], bytes]:
+    """An event's data, and as canonical JSON. Raises ProblemError 422."""
     if type(data) is not dict:
         raise _bad("data", "must be an object")
     members = cast("dict[str, Any]", data)

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ledger import customers, load
 from ledger.burn_down import LATE_MAX
+from meter import genai
 from meter.catalog import PER_EVENT, Catalog, Meter
 from meter.events import (
     OUR_SOURCE,
@@ -27,9 +28,11 @@ from meter.events import (
 )
 from meter.json_body import canonical
 from meter.problems import ProblemError
+from meter.raw import count_again, has_counted, rebuilt_through
 from meter.readings import Reading, Unreadable, read_all
 from meter.tally import GRAIN, Key, Tally, grain_of, shown
 from sql import queries
+from sql.columns import columns
 from sql.pool import Connection
 
 Action = Literal["cancel", "replace"]
@@ -38,8 +41,6 @@ GUARDS_KEPT: Final = LATE_MAX + timedelta(days=1)
 """How long an identity is remembered from receipt: longer than an event may be late."""
 EXTREMES: Final = frozenset({"min", "max", "latest"})
 """Aggregations that nothing can be taken out of."""
-GRAIN_EVENTS_MAX: Final = 1_000_000
-"""Raw events of one customer in one grain, when its extremes are counted anew."""
 
 
 class Correction(Struct, frozen=True, kw_only=True):
@@ -109,6 +110,11 @@ async def correct(conn: Connection, asked: Asked, catalog: Catalog, follow: Foll
         return Corrected(False, row["created_at"])
     now = await customers.now(conn)
     event = await _event(conn, asked, now)
+    if asked.data is not None and event.type == genai.EVENT_TYPE and event.meters is None:
+        try:
+            genai.billable(asked.data)
+        except genai.TokensError as error:
+            _refuse_data(str(error))
     correction = await _write(conn, asked, event, text, now)
     await _repair(conn, correction, event, catalog)
     await follow(conn, correction, event)
@@ -119,10 +125,11 @@ async def _event(conn: Connection, asked: Asked, now: datetime) -> Fact:
     identity = asked.customer_no, asked.source, asked.id
     times = [asked.time] if asked.time is not None else []
     if not times:
-        guards = await conn.fetch(queries.event_guards_read, *([part] for part in identity))
+        guards = await conn.fetch(queries.event_guards_read, *columns([identity], "iqq"))
         times = [row["time"] for row in guards]
     if times:
-        rows = await conn.fetch(queries.events_find, *([part] for part in identity), times)
+        place = *identity, times[0]
+        rows = await conn.fetch(queries.events_find, *columns([place], "iqq."))
     elif asked.source == OUR_SOURCE:
         rows = await conn.fetch(queries.events_search, *identity, now - GUARDS_KEPT, now)
     else:
@@ -178,24 +185,13 @@ async def _write(
 # The rollups
 
 
-async def counted_by(conn: Connection, event: Fact, catalog: Catalog) -> tuple[Meter, ...]:
-    """The meters that have counted an event: those that are older, or were rebuilt past it."""
-    rows = await conn.fetch(queries.meter_rebuilds_read, event.customer_no)
-    rebuilt: dict[int, datetime] = {row["meter_no"]: row["through"] for row in rows}
-    return tuple(
+async def _repair(conn: Connection, correction: Correction, event: Fact, catalog: Catalog) -> None:
+    rebuilt = await rebuilt_through(conn, event.customer_no)
+    meters = [
         meter
         for meter in meters_of(catalog, event)
         if has_counted(meter, event, rebuilt.get(meter.meter_no))
-    )
-
-
-def has_counted(meter: Meter, event: Fact, through: datetime | None) -> bool:
-    """Whether a meter has counted an event; `through`: as far as it was rebuilt."""
-    return event.received_at >= meter.defined_at or (through is not None and event.time < through)
-
-
-async def _repair(conn: Connection, correction: Correction, event: Fact, catalog: Catalog) -> None:
-    meters = await counted_by(conn, event, catalog)
+    ]
     readers = [reader_for(meter) for meter in meters]
     by_call = event.meters is not None
     old = read_all(readers, correction.before, by_call=by_call)
@@ -269,28 +265,7 @@ async def _take(conn: Connection, key: Key, meter: Meter, was: Reading, event: F
     await conn.execute(queries.rollup_take, *key, number)
     if meter.aggregation in EXTREMES:
         # A statement of its own, after the lock: it sees all that was counted into the row.
-        rows = await conn.fetch(
-            queries.events_between,
-            event.customer_no,
-            event.type,
-            key[2],
-            key[2] + GRAIN,
-            GRAIN_EVENTS_MAX,
-        )
-        through = await conn.fetch(queries.meter_rebuilds_read, event.customer_no)
-        rebuilt = {row["meter_no"]: row["through"] for row in through}.get(meter.meter_no)
-        tally = count_again([read_fact(row) for row in rows], meter, rebuilt)
+        through = (await rebuilt_through(conn, event.customer_no)).get(meter.meter_no)
+        tally = await count_again(conn, event.customer_no, meter, key[2], key[2] + GRAIN, through)
         if (sums := tally.rollups.get(key)) is not None:
             await conn.execute(queries.rollup_extremes, *key, *sums_row(sums)[2:])
-
-
-def count_again(facts: list[Fact], meter: Meter, through: datetime | None) -> Tally:
-    """What one meter counts of raw events, as they count now."""
-    reader, tally = reader_for(meter), Tally()
-    for fact in facts:
-        if fact.meters is not None and meter.meter_no not in fact.meters:
-            continue
-        if has_counted(meter, fact, through):
-            by_call = fact.meters is not None
-            tally.add(fact, [meter], read_all([reader], fact.data, by_call=by_call))
-    return tally

@@ -21,9 +21,11 @@ from ledger.state import Settings
 from ledger.transact import Result, transact
 from meter import catalog, parse
 from meter.auth import Keys
-from meter.catalog import Catalog
+from meter.catalog import Catalog, CatalogChanged
+from meter.corrections import Follow, follow_nothing
 from meter.directory import Directory
 from meter.hot_path import RETRIES_MAX, Batcher
+from meter.intake import Intake
 from meter.observe import Metrics
 from meter.problems import ProblemError, fault, problem_body
 from meter.route import Call
@@ -53,6 +55,7 @@ class Config(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()
     is_sandbox: bool = False
     books_time_zone: ZoneInfo = ZoneInfo("UTC")
+    event_retention: timedelta = timedelta(days=400)
     metrics_open: bool = True
     """Whether /metrics is answered on the main port."""
 
@@ -107,6 +110,15 @@ class Service:
             queue_seconds_max=config.queue_seconds_max,
             refresh_assets=self.refresh_assets,
         )
+        self.intake = Intake(
+            pool,
+            lambda: self.catalog,
+            self.refresh_catalog,
+            metrics,
+            queue_max=config.queue_max,
+            queue_seconds_max=config.queue_seconds_max,
+        )
+        self.follow: Follow = follow_nothing
 
     @classmethod
     async def start(cls, pool: Pool, config: Config, metrics: Metrics | None = None) -> "Service":
@@ -122,6 +134,7 @@ class Service:
     async def close(self) -> None:
         """Answer what is queued and stop. The pool belongs to the caller."""
         await self.batcher.close()
+        await self.intake.close()
         await self.keys.close()
         await self.directory.close()
 
@@ -220,7 +233,7 @@ class Service:
         return result
 
     async def retried(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run a transaction again after what wrote nothing: a conflict, or a changed scale."""
+        """Run a transaction again after what wrote nothing: a conflict, or what was not known."""
         for attempt in range(1, RETRIES_MAX + 1):
             try:
                 return await work()
@@ -228,6 +241,10 @@ class Service:
                 await self.refresh_assets()
                 if attempt == RETRIES_MAX:
                     raise
+            except CatalogChanged:
+                await self.refresh_catalog()
+                if attempt == RETRIES_MAX:
+                    raise TransactionConflict("the catalog keeps changing") from None
             except TransactionConflict:
                 self.metrics.retried("conflict")
                 if attempt == RETRIES_MAX:

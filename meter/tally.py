@@ -84,26 +84,12 @@ class Tally(Struct):
             if sums is None:
                 sums = self.rollups[key] = Sums()
             sums.events += 1
-            if reading.value is not None:
-                self._value(meter.aggregation, key, sums, event, reading.value)
+            if isinstance(reading.value, str):
+                self.values[(*key, reading.value)] = self.values.get((*key, reading.value), 0) + 1
+            elif reading.value is not None:
+                bring_in(sums, meter.aggregation, event, reading.value)
             if rates and meter.charge == "events":
                 self.note_unrated(event, meter)
-
-    def _value(
-        self, aggregation: str, key: Key, sums: Sums, event: Counted, value: Number | str
-    ) -> None:
-        if isinstance(value, str):
-            self.values[(*key, value)] = self.values.get((*key, value), 0) + 1
-        elif aggregation in ("sum", "avg"):
-            sums.total = value if sums.total is None else plus(sums.total, value)
-        elif aggregation == "min":
-            sums.least = value if sums.least is None else min(sums.least, value)
-        elif aggregation == "max":
-            sums.greatest = value if sums.greatest is None else max(sums.greatest, value)
-        else:
-            at = (event.time, event.id, event.source)
-            if sums.latest is None or at > sums.latest:
-                sums.latest, sums.latest_value = at, value
 
     def note_unrated(self, event: Counted, meter: Meter) -> None:
         """Note that an event, or its grain, is still to be priced."""
@@ -113,6 +99,20 @@ class Tally(Struct):
             self.unrated_events.append(row)
         else:
             self.unrated_windows.add((*number, grain_of(event.time)))
+
+
+def bring_in(sums: Sums, aggregation: str, event: Counted, value: Number) -> None:
+    """Bring the value of one event into what its aggregation keeps."""
+    if aggregation in ("sum", "avg"):
+        sums.total = value if sums.total is None else plus(sums.total, value)
+    elif aggregation == "min":
+        sums.least = value if sums.least is None else min(sums.least, value)
+    elif aggregation == "max":
+        sums.greatest = value if sums.greatest is None else max(sums.greatest, value)
+    else:
+        at = (event.time, event.id, event.source)
+        if sums.latest is None or at > sums.latest:
+            sums.latest, sums.latest_value = at, value
 
 
 def _reject(event: Counted, meter: Meter, why: Unreadable) -> tuple[Any, ...]:

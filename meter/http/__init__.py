@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from meter.http import batch, customers, hot, operate, reads
+from meter.http import batch, customers, events, hot, meters, operate, reads
 from meter.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -10,5 +10,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *batch.ROUTES,
     *customers.ROUTES,
     *reads.ROUTES,
+    *events.ROUTES,
+    *meters.ROUTES,
     *operate.ROUTES,
 )

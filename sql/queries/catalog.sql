@@ -32,8 +32,8 @@ INSERT INTO meters AS m (
 )
 SELECT
     $1::text, $2::text, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text,
-    now_at, now_at, now_at
-FROM (SELECT service_now_v1() AS now_at) AS clock
+    clock.at AS created_at, clock.at AS changed_at, clock.at AS defined_at
+FROM (SELECT service_now_v1() AS at) AS clock
 ON CONFLICT (meter) DO UPDATE SET
     event_type = excluded.event_type,
     aggregation = excluded.aggregation,

@@ -11,7 +11,8 @@ SELECT service_now_v1(), event_months_make_v1($1::date[]);
 -- Claims identities; those that somebody has already are left out. Waits for a writer of the same.
 INSERT INTO event_guards (customer_no, source, id, content_hash, time, received_at)
 SELECT * FROM unnest(
-    $1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[], $6::timestamptz[]
+    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::bytea[], $5::timestamptz[],
+    $6::timestamptz[]
 )
 ON CONFLICT DO NOTHING
 RETURNING customer_no, source, id;
@@ -19,7 +20,7 @@ RETURNING customer_no, source, id;
 -- event_guards_read --
 -- What is known of identities that could not be claimed.
 SELECT g.customer_no, g.source, g.id, g.content_hash, g.time
-FROM unnest($1::bigint[], $2::text[], $3::text[]) AS s (customer_no, source, id)
+FROM unnest($1::text::bigint[], $2::text::text[], $3::text::text[]) AS s (customer_no, source, id)
 INNER JOIN
     event_guards AS g
     ON s.customer_no = g.customer_no AND s.source = g.source AND s.id = g.id;
@@ -32,8 +33,9 @@ INSERT INTO events (
 SELECT
     customer_no, source, id, time, received_at, type, data, extensions, meters::integer[]
 FROM unnest(
-    $1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[],
-    $7::text[], $8::text[], $9::text[]
+    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::timestamptz[], $5::timestamptz[],
+    $6::text::text[],
+    $7::text::text[], $8::text::text[], $9::text::text[]
 ) AS s (customer_no, source, id, time, received_at, type, data, extensions, meters);
 
 -- events_find --
@@ -41,7 +43,7 @@ FROM unnest(
 SELECT
     e.customer_no, e.source, e.id, e.time, e.received_at, e.type, e.data, e.extensions, e.meters
 FROM
-    unnest($1::bigint[], $2::text[], $3::text[], $4::timestamptz[]) AS s (
+    unnest($1::text::bigint[], $2::text::text[], $3::text::text[], $4::timestamptz[]) AS s (
         customer_no, source, id, time
     )
 INNER JOIN
@@ -68,8 +70,10 @@ INSERT INTO rollups AS r (
     latest_at, latest_id, latest_source, latest_value
 )
 SELECT * FROM unnest(
-    $1::bigint[], $2::integer[], $3::timestamptz[], $4::text[], $5::bigint[], $6::numeric[],
-    $7::numeric[], $8::numeric[], $9::timestamptz[], $10::text[], $11::text[], $12::numeric[]
+    $1::text::bigint[], $2::text::integer[], $3::timestamptz[], $4::text::text[],
+    $5::text::bigint[], $6::text::numeric[],
+    $7::text::numeric[], $8::text::numeric[], $9::timestamptz[], $10::text::text[],
+    $11::text::text[], $12::text::numeric[]
 )
 ON CONFLICT (customer_no, meter_no, grain, dims) DO UPDATE SET
     events = r.events + excluded.events,
@@ -103,7 +107,8 @@ ON CONFLICT (customer_no, meter_no, grain, dims) DO UPDATE SET
 -- Adds to the distinct values of `unique`.
 INSERT INTO rollup_values AS v (customer_no, meter_no, grain, dims, value, events)
 SELECT * FROM unnest(
-    $1::bigint[], $2::integer[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[]
+    $1::text::bigint[], $2::text::integer[], $3::timestamptz[], $4::text::text[], $5::text::text[],
+    $6::text::bigint[]
 )
 ON CONFLICT (customer_no, meter_no, grain, dims, value) DO UPDATE SET
     events = v.events + excluded.events;
@@ -112,7 +117,8 @@ ON CONFLICT (customer_no, meter_no, grain, dims, value) DO UPDATE SET
 -- Notes events that a meter could not read.
 INSERT INTO meter_rejects (customer_no, meter_no, time, source, id, reason, received_at)
 SELECT * FROM unnest(
-    $1::bigint[], $2::integer[], $3::timestamptz[], $4::text[], $5::text[], $6::text[],
+    $1::text::bigint[], $2::text::integer[], $3::timestamptz[], $4::text::text[], $5::text::text[],
+    $6::text::text[],
     $7::timestamptz[]
 )
 ON CONFLICT DO NOTHING;
@@ -121,14 +127,15 @@ ON CONFLICT DO NOTHING;
 -- Notes events that are still to be priced.
 INSERT INTO unrated_events (customer_no, meter_no, source, id, time, received_at)
 SELECT * FROM unnest(
-    $1::bigint[], $2::integer[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[]
+    $1::text::bigint[], $2::text::integer[], $3::text::text[], $4::text::text[], $5::timestamptz[],
+    $6::timestamptz[]
 )
 ON CONFLICT DO NOTHING;
 
 -- unrated_windows_add --
 -- Notes quarters of an hour in which something changed that is priced by window.
 INSERT INTO unrated_windows (customer_no, meter_no, grain)
-SELECT * FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[])
+SELECT * FROM unnest($1::text::bigint[], $2::text::integer[], $3::timestamptz[])
 ON CONFLICT DO NOTHING;
 
 -- meters_used --
@@ -143,7 +150,7 @@ SELECT
     e.customer_no, e.source, e.id, e.time, e.received_at, e.type, coalesce(c.data, e.data) AS data,
     e.extensions, e.meters, coalesce(c.action = 'cancel', false) AS is_cancelled
 FROM
-    unnest($1::bigint[], $2::text[], $3::text[], $4::timestamptz[]) AS s (
+    unnest($1::text::bigint[], $2::text::text[], $3::text::text[], $4::timestamptz[]) AS s (
         customer_no, source, id, time
     )
 INNER JOIN
@@ -159,7 +166,7 @@ LEFT JOIN
         AND c.is_latest;
 
 -- events_between --
--- A customer's events of a type between two times as they count now; at most $5, in order.
+-- A customer's events of a type between two times as they count now, in order.
 SELECT
     e.customer_no, e.source, e.id, e.time, e.received_at, e.type, coalesce(c.data, e.data) AS data,
     e.extensions, e.meters, false AS is_cancelled
@@ -178,8 +185,7 @@ WHERE
     AND e.time < $4::timestamptz
     AND e.type = $2::text
     AND c.action IS DISTINCT FROM 'cancel'
-ORDER BY e.time, e.source, e.id
-LIMIT $5::bigint;
+ORDER BY e.time, e.source, e.id;
 
 -- correction_read --
 -- A correction by the caller's name for it.
