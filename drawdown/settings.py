@@ -177,6 +177,16 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             bounds="a user of this system",
         ),
     ] = None
+    event_retention_days: Annotated[
+        int,
+        _about(
+            "How long raw events are kept after the end of their month. What meters counted of "
+            "them stays.",
+            "days",
+            ge=62,
+            le=36_500,
+        ),
+    ] = 400
     books_time_zone: Annotated[
         ZoneInfo,
         _about(

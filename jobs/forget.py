@@ -1,13 +1,15 @@
-"""The job `forget_refusals`: deletes what is kept for a while only.
+"""The jobs `forget_refusals` and `forget_guards`: delete what is kept for a while only.
 
 Refusals under an idempotency key are promised for 30 days. Tokens that have ended and old runs of
-jobs serve nobody. Nothing of the books is ever deleted.
+jobs serve nobody. An event's identity is known for as long as the same event may come again.
+Nothing of the books is ever deleted.
 """
 
 from datetime import timedelta
 from typing import Final
 
 from jobs.runner import Counts, Run
+from meter.corrections import GUARDS_KEPT
 from sql import queries
 
 REFUSALS_KEPT: Final = timedelta(days=30)
@@ -16,6 +18,8 @@ TOKENS_KEPT: Final = timedelta(days=30)
 RUNS_KEPT: Final = timedelta(days=7)
 ROWS_MAX: Final = 1_000
 """In one transaction: some milliseconds, so that nobody waits for it."""
+GUARDS_MAX: Final = 10_000
+"""Of identities, which are narrow, in one transaction."""
 ROUNDS_MAX: Final = 10_000
 """Of each kind in one run: more than a day can bring."""
 
@@ -29,15 +33,20 @@ async def forget_refusals(run: Run) -> Counts:
     }
 
 
-async def _forget(run: Run, statement: str, kept: timedelta) -> int:
+async def forget_guards(run: Run) -> Counts:
+    """Delete identities of events in batches, as `forget_refusals` does."""
+    return {"guards": await _forget(run, queries.event_guards_forget, GUARDS_KEPT, GUARDS_MAX)}
+
+
+async def _forget(run: Run, statement: str, kept: timedelta, rows_max: int = ROWS_MAX) -> int:
     forgotten = 0
     for _ in range(ROUNDS_MAX):
         if run.stopping.is_set():
             break
         async with run.transaction() as conn:
-            status = await conn.execute(statement, kept, ROWS_MAX)
+            status = await conn.execute(statement, kept, rows_max)
         count = int(status.rpartition(" ")[2])
         forgotten += count
-        if count < ROWS_MAX:
+        if count < rows_max:
             break
     return forgotten

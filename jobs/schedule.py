@@ -16,7 +16,8 @@ from apscheduler.schedulers.asyncio import (  # pyright: ignore[reportMissingTyp
     AsyncIOScheduler,
 )
 
-from jobs.forget import forget_refusals
+from jobs.event_months import event_partitions
+from jobs.forget import forget_guards, forget_refusals
 from jobs.runner import Job, Runner, Watch
 from jobs.sweep import sweep
 
@@ -34,6 +35,20 @@ TIMETABLE: Final = (
         seconds_max=900,
         work=forget_refusals,
         about="deletes refusals older than 30 days, expired tokens and old runs of jobs",
+    ),
+    Job(
+        name="forget_guards",
+        every=timedelta(days=1),
+        seconds_max=1_800,
+        work=forget_guards,
+        about="deletes identities of events older than 36 days, of which no duplicate can come",
+    ),
+    Job(
+        name="event_partitions",
+        every=timedelta(hours=6),
+        seconds_max=300,
+        work=event_partitions,
+        about="makes the months ahead of raw events, drops those past their retention",
     ),
 )
 

@@ -13,7 +13,6 @@ from typing import Final
 from asyncpg import Record
 from msgspec import Struct
 
-from ledger.columns import array_text
 from ledger.load_usage import Facts, load_counter_charges, load_usage
 from ledger.rated import CounterKey, Pricing
 from ledger.requests import (
@@ -37,6 +36,7 @@ from ledger.state import (
     Lot,
 )
 from sql import queries
+from sql.columns import array_text
 from sql.pool import Connection
 
 LOTS_FIRST: Final = 1

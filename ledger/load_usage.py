@@ -6,7 +6,6 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from ledger.columns import array_text
 from ledger.ids import parse_id, public_id
 from ledger.rated import (
     CardVersion,
@@ -32,6 +31,7 @@ from ledger.requests import (
 )
 from ledger.state import Books
 from sql import queries
+from sql.columns import array_text
 from sql.pool import Connection
 
 CHARGES_MAX: Final = 200
@@ -44,8 +44,8 @@ class Needs(Struct, eq=False):
     customers: set[int] = set()
     times: set[tuple[int, datetime]] = set()
     """Moments whose periods' counters are needed."""
-    named: set[tuple[int, Identity]] = set()
-    """Facts that may be stored or charged."""
+    named: dict[tuple[int, Identity], datetime | None] = {}
+    """Facts that may be stored or charged; the time of those that are known to be stored."""
     corrected: set[tuple[int, Identity]] = set()
     windows: set[tuple[int, int, datetime]] = set()
     """(customer_no, meter_no, a moment of the window)."""
@@ -66,12 +66,12 @@ def needs_of(requests: Sequence[Request], now: datetime) -> Needs:
             case ChargeEvents():
                 needs.customers.add(no)
                 needs.times.update((no, event.at) for event in request.events)
-                needs.named.update((no, (e.source, e.event_id)) for e in request.events)
+                needs.named.update({(no, (e.source, e.event_id)): e.at for e in request.events})
             case CorrectEvent():
                 identity = request.source, request.event_id
                 needs.customers.add(no)
                 needs.times.add((no, request.at))
-                needs.named.add((no, identity))
+                needs.named[no, identity] = request.at
                 needs.corrected.add((no, identity))
             case ChargeWindows():
                 needs.customers.add(no)
@@ -86,20 +86,18 @@ def _add_usage(needs: Needs, no: int, usage: Usage, at: datetime, *, is_final: b
     needs.customers.add(no)
     needs.times.add((no, at))
     if is_final:
-        needs.named.update(
-            (no, (item.source, item.event_id))
-            for item in usage.items
-            if item.source is not None and item.event_id is not None
-        )
+        for item in usage.items:
+            if item.source is not None and item.event_id is not None:
+                needs.named.setdefault((no, (item.source, item.event_id)), None)
 
 
 class Facts(Protocol):
     """The rows of usage events, as far as charging by a call needs them."""
 
     async def find(
-        self, conn: Connection, wanted: Collection[tuple[int, Identity]]
+        self, conn: Connection, wanted: Mapping[tuple[int, Identity], datetime | None]
     ) -> Mapping[tuple[int, Identity], StoredFact]:
-        """Of these identities, by customer, the facts that are stored."""
+        """Of these identities, by customer, the facts that are stored; with the time if known."""
         ...
 
     async def measure(
@@ -184,7 +182,7 @@ async def load_pricing(
     customers: dict[int, Books],
     customer_nos: set[int],
     times: set[tuple[int, datetime]],
-    named: set[tuple[int, Identity]],
+    named: Collection[tuple[int, Identity]],
     *,
     version: int,
 ) -> None:
@@ -203,8 +201,9 @@ async def load_pricing(
         raise CatalogChanged
     for no, time_zone, rate_card in row["profiles"]:
         customers[no].usage = UsageState(time_zone=time_zone, rate_card=rate_card)
-    for no, counter, period_start, quantity, carry in row["counters"] or ():
-        _usage(customers, no).counters[counter, period_start] = Counted(int(quantity), carry)
+    for no, counter, period_start, quantity, carry, dimensions in row["counters"] or ():
+        counted = Counted(int(quantity), carry, dimensions)
+        _usage(customers, no).counters[counter, period_start] = counted
     for no, source, event_id, meter_no, seq in row["charged"] or ():
         _usage(customers, no).charged[source, event_id, meter_no] = seq
 

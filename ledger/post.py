@@ -11,12 +11,12 @@ from asyncpg import Record
 from msgspec import Struct
 
 from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
-from ledger.columns import quick
 from ledger.load import ScaleChanged
 from ledger.post_usage import post_usage
 from ledger.requests import Request
 from ledger.state import Account, Books, Grant, Hold, Lot
 from sql import queries
+from sql.columns import columns
 from sql.pool import Connection
 
 
@@ -28,7 +28,7 @@ class Reply(Struct, frozen=True):
     body: bytes
 
 
-# The columns of each part of `batch_post`: `i` and `n` are whole numbers (see `quick`).
+# The columns of each part of `batch_post`: see `sql.columns`.
 _CUSTOMERS: Final = "iii..."
 _ACCOUNTS: Final = "iss"
 _LOTS: Final = "iiii"
@@ -56,15 +56,17 @@ async def post(
     await conn.execute(
         queries.batch_post,
         now,
-        *quick([_customer_row(books) for books in changed], _CUSTOMERS),
-        *quick(_account_rows(changed), _ACCOUNTS),
-        *quick([_lot_row(b, lot) for b, lot in lots if not (lot.is_new or lot.is_reshaped)], _LOTS),
-        *quick([_made_hold(b, hold) for b, hold in holds if hold.is_new], _HOLDS_MADE),
-        *quick([_moved_hold(b, hold) for b, hold in holds if not hold.is_new], _HOLDS_MOVED),
-        *quick(_journal_rows(changed), _JOURNALS),
-        *quick(_transfer_rows(changed), _TRANSFERS),
-        *quick([_request_row(reply) for reply in replies], _REQUESTS),
-        *quick([_card(hold) for _, hold in holds if hold.is_new], "sn"),
+        *columns([_customer_row(books) for books in changed], _CUSTOMERS),
+        *columns(_account_rows(changed), _ACCOUNTS),
+        *columns(
+            [_lot_row(b, lot) for b, lot in lots if not (lot.is_new or lot.is_reshaped)], _LOTS
+        ),
+        *columns([_made_hold(b, hold) for b, hold in holds if hold.is_new], _HOLDS_MADE),
+        *columns([_moved_hold(b, hold) for b, hold in holds if not hold.is_new], _HOLDS_MOVED),
+        *columns(_journal_rows(changed), _JOURNALS),
+        *columns(_transfer_rows(changed), _TRANSFERS),
+        *columns([_request_row(reply) for reply in replies], _REQUESTS),
+        *columns([_card(hold) for _, hold in holds if hold.is_new], "sn"),
     )
     await post_usage(conn, changed)
     await _post_rare(conn, changed, lots)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ledger.amounts import format_amount
-from ledger.columns import quick
 from ledger.rated import QUANTITY_SCALE
 from ledger.state import Books
 from sql import queries
+from sql.columns import columns
 from sql.pool import Connection
 
 _LINES: Final = "iiiisqsiisis..sqq.i"
@@ -18,7 +18,7 @@ async def post_usage(conn: Connection, changed: Sequence[Books]) -> None:
     lines = _line_rows(changed)
     if not lines:
         return
-    await conn.execute(queries.charge_lines_make, *quick(lines, _LINES))
+    await conn.execute(queries.charge_lines_make, *columns(lines, _LINES))
     counters = _counter_rows(changed)
     if counters:
         await conn.execute(queries.price_counters_move, *zip(*counters, strict=True))
@@ -60,6 +60,14 @@ def _counter_rows(changed: Sequence[Books]) -> list[Sequence[Any]]:
             counted = books.usage.counters[counter, period_start]
             quantity = format_amount(counted.quantity, QUANTITY_SCALE)
             rows.append(
-                (books.customer_no, period_end, period_start, counter, quantity, counted.carry)
+                (
+                    books.customer_no,
+                    period_end,
+                    period_start,
+                    counter,
+                    quantity,
+                    counted.carry,
+                    counted.dimensions,
+                )
             )
     return rows

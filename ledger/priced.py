@@ -83,7 +83,8 @@ def keep(books: Books, seq: int, lines: Sequence[Line]) -> None:
         if line.counter is None or line.period_start is None or line.period_end is None:
             continue
         key = line.counter, line.period_start
-        usage.counters[key] = Counted(line.total_before + line.quantity, line.carry)
+        group = line.dimensions if line.is_window else None
+        usage.counters[key] = Counted(line.total_before + line.quantity, line.carry, group)
         books.counted[key] = line.period_end
         if key in usage.charges and line.amount > 0:
             usage.charges[key].insert(0, seq)

@@ -39,6 +39,8 @@ class Counted(Struct, frozen=True):
 
     quantity: int = 0
     carry: int = 0
+    dimensions: str | None = None
+    """Of a window that is priced once: whose group of values it is."""
 
 
 class UsageItem(Struct, frozen=True):
@@ -96,6 +98,8 @@ class Line(Struct, frozen=True, kw_only=True):
     """Grows with every correction of the event."""
     makes_event: bool = True
     """Whether the fact is not stored yet."""
+    is_window: bool = False
+    """Whether it is counted for its group of dimension values alone."""
     undoes: int | None = None
     """The charge that a negative amount gives back, where no counter says it."""
 

@@ -14,12 +14,13 @@ from litestar.exceptions import (
 
 from meter.edge import INTERNAL, App, Edge, Receive, Scope, Send
 from meter.http import ROUTES
-from meter.http.hot import ROUTES as HOT
 from meter.problems import ProblemError
 from meter.route import Reply, Route
 from meter.service import Service
 
-HOT_OPERATIONS: Final = frozenset({"reserve", "capture", "void", "extend", "consume"})
+HOT_OPERATIONS: Final = frozenset(
+    {"reserve", "capture", "void", "extend", "consume", "record_events"}
+)
 
 
 def create_app(service: Service, *, hot_first: bool = True) -> App:
@@ -32,7 +33,7 @@ def create_app(service: Service, *, hot_first: bool = True) -> App:
         openapi_config=None,
         exception_handlers={Exception: _failed, HTTPException: _failed},
     )
-    hot = [route for route in HOT if route.operation in HOT_OPERATIONS] if hot_first else []
+    hot = [route for route in ROUTES if route.operation in HOT_OPERATIONS] if hot_first else []
     return Edge(service, hot, _with_options(cast("App", framework)))
 
 

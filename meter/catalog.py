@@ -41,6 +41,10 @@ class Meter(Struct, frozen=True, kw_only=True):
     charge: ChargedBy
     created_at: datetime
     changed_at: datetime
+    defined_at: datetime
+    """Since when it reads events by its present definition."""
+    is_used: bool
+    """Whether it has counted or rejected an event: then its definition is fixed."""
 
 
 class Catalog(Struct, frozen=True):
@@ -50,6 +54,13 @@ class Catalog(Struct, frozen=True):
     meters: dict[str, Meter]
     by_no: dict[int, Meter]
     by_type: dict[str, tuple[Meter, ...]]
+    used: set[int]
+    """Meters that are known to be marked as used; the only thing here that grows."""
+
+    def defined_at(self) -> datetime | None:
+        """When the youngest definition began: what is received under this catalog is no older."""
+        return max((meter.defined_at for meter in self.by_no.values()), default=None)
+
     cards: dict[str, tuple[RateCard, ...]] = {}
     """Of each rate card all versions, by the time they take effect."""
     versions: dict[CardVersion, RateCard] = {}
@@ -59,7 +70,7 @@ class Catalog(Struct, frozen=True):
         return self.versions[version]
 
 
-EMPTY: Final = Catalog(-1, {}, {}, {})
+EMPTY: Final = Catalog(-1, {}, {}, {}, set())
 """Before the first reading: older than any of the database's."""
 
 
@@ -79,6 +90,8 @@ async def read(conn: Connection) -> Catalog:
             charge=row["charge"],
             created_at=row["created_at"],
             changed_at=row["changed_at"],
+            defined_at=row["defined_at"],
+            is_used=row["is_used"],
         )
         for row in await conn.fetch(queries.meters_read)
     ]
@@ -91,6 +104,7 @@ async def read(conn: Connection) -> Catalog:
         {meter.key: meter for meter in meters},
         {meter.meter_no: meter for meter in meters},
         by_type,
+        {meter.meter_no for meter in meters if meter.is_used},
         _by_effect(cards),
         {card.card: card for card in cards},
     )
@@ -127,7 +141,12 @@ async def hold(conn: Connection, *, known: int) -> None:
         raise CatalogChanged
 
 
+async def alone(conn: Connection) -> None:
+    """Nobody else holds the catalog until the transaction ends: no event is taken in meanwhile."""
+    await conn.execute(queries.catalog_change_lock)
+
+
 async def change(conn: Connection) -> None:
     """Begin a change of the catalog: alone until the transaction ends, and a new version."""
-    await conn.execute(queries.catalog_change_lock)
+    await alone(conn)
     await conn.execute(queries.catalog_change)

@@ -17,6 +17,7 @@ from ledger.rated import (
     CardVersion,
     Counted,
     CounterKey,
+    Identity,
     Line,
     Priced,
     PricedWindow,
@@ -61,7 +62,7 @@ class Pricer(Struct, frozen=True):
             return chosen
         counters: dict[CounterKey, Counted] = {}
         lines: list[Line] = []
-        named: set[tuple[str, str, str]] = set()
+        named: dict[Identity, list[tuple[Meter, UsageItem]]] = {}
         for place, item in enumerate(usage.items):
             pointer = f"/usage/{place}"
             meter = self.catalog.meters.get(item.meter)
@@ -69,11 +70,8 @@ class Pricer(Struct, frozen=True):
             if refused is not None:
                 return refused
             assert meter is not None
-            if item.source is not None and item.event_id is not None:
-                fact = item.meter, item.source, item.event_id
-                if fact in named:
-                    return _wrong("The same event of the same meter stands here twice.", pointer)
-                named.add(fact)
+            if is_final and (wrong := self._refuse_event(meter, item, named, pointer)) is not None:
+                return wrong
             line = self.line(state, chosen, meter, item, at, counters)
             if line is None:
                 return _unmatched(chosen, item, pointer)
@@ -154,7 +152,13 @@ class Pricer(Struct, frozen=True):
         lines: list[Line] = []
         for rate, (first, last) in zip(rates, periods, strict=True):
             measured = state.measured.get((meter_no, first, last), {})
-            for dimensions in sorted(measured):
+            prefix = counter_prefix(card.card, rate)
+            known = {
+                counted.dimensions
+                for (counter, at_), counted in state.counters.items()
+                if at_ == first and counted.dimensions is not None and counter.startswith(prefix)
+            }
+            for dimensions in sorted({*measured, *known}):
                 line = self._window_line(
                     state, card, meter, rate, at, counters, dimensions, measured.get(dimensions, 0)
                 )
@@ -184,7 +188,7 @@ class Pricer(Struct, frozen=True):
         item = msgspec.structs.replace(item, quantity=total - known.quantity)
         line = self.line(state, card, meter, item, at, counters, dimensions_counted=True)
         assert line is not None
-        return msgspec.structs.replace(line, makes_event=False)
+        return msgspec.structs.replace(line, makes_event=False, is_window=True)
 
     def choose(
         self, state: UsageState, asked: str | None, pinned: CardVersion | None, at: datetime
@@ -271,6 +275,30 @@ class Pricer(Struct, frozen=True):
             makes_event=not stored,
         )
 
+    def _refuse_event(
+        self,
+        meter: Meter,
+        item: UsageItem,
+        named: dict[Identity, list[tuple[Meter, UsageItem]]],
+        pointer: str,
+    ) -> Outcome | None:
+        """What is wrong if items share an event: it has one type, and one value a dimension."""
+        if item.source is None or item.event_id is None:
+            return None
+        others = named.setdefault((item.source, item.event_id), [])
+        mine = _paths(meter, item)
+        for other, known in others:
+            if other.meter_no == meter.meter_no or other.event_type != meter.event_type:
+                return _wrong(
+                    "An event stands here twice for one meter, or for meters of different types.",
+                    pointer,
+                )
+            theirs = _paths(other, known)
+            if any(theirs.get(path, value) != value for path, value in mine.items()):
+                return _wrong("Items of one event differ in a dimension.", pointer)
+        others.append((meter, item))
+        return None
+
     def _refuse_item(
         self,
         books: Books,
@@ -330,6 +358,12 @@ class Pricer(Struct, frozen=True):
         return None
 
 
+def _paths(meter: Meter, item: UsageItem) -> dict[str, str | None]:
+    """Where an event has the values of an item's dimensions."""
+    values = matched(item.dimensions)
+    return {path: values.get(name) for name, path in meter.group_by.items()}
+
+
 def _wrong(words: str, pointer: str) -> Outcome:
     return refuse(422, "invalid_usage", words, pointer=pointer)
 
@@ -350,7 +384,7 @@ def _no_rate(words: str, *, pointer: str | None = None, **facts: object) -> Outc
 
 
 def matched(dimensions: Mapping[str, Any]) -> Dimensions:
-    """Dimensions as rates match them: text as it is, numbers and booleans as their JSON."""
+    """Dimensions as text, which is how rates and groups tell values apart."""
     return {
         name: value if value is None or isinstance(value, str) else _sorted_json(value).decode()
         for name, value in dimensions.items()
@@ -361,7 +395,7 @@ def dimensions_text(dimensions: Mapping[str, Any]) -> str:
     """Dimensions as JSON with sorted members; a missing one and null are the same."""
     if not dimensions:
         return "{}"
-    return _sorted_json({n: v for n, v in dimensions.items() if v is not None}).decode()
+    return _sorted_json({n: v for n, v in matched(dimensions).items() if v is not None}).decode()
 
 
 def counter_name(card: CardVersion, rate: Rate, group: str) -> str:
@@ -378,6 +412,11 @@ def _counter_name(
 ) -> str:
     said = _sorted_json([dict(match), group])
     return f"{card}/{meter}/{accumulate}/{sha256(said).hexdigest()[:16]}"
+
+
+def counter_prefix(card: CardVersion, rate: Rate) -> str:
+    """What the names of a rate's counters begin with, and those of rates with other matches."""
+    return f"{card.rate_card}/{rate.meter}/{rate.accumulate}/"
 
 
 @lru_cache(maxsize=1_024)

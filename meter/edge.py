@@ -7,6 +7,7 @@ the same function, so both ways give the same answers.
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -183,7 +184,11 @@ class Edge:
             )
             if route.body is not None:
                 call.raw = await _read(route, receive, headers)
-                call.body = await _parse(call.raw or b"{}", route.items)
+                if route.reads_body:
+                    call.headers = headers
+                    call.raw = await _inflated(route, call.raw, headers)
+                else:
+                    call.body = await _parse(call.raw or b"{}", route.items)
             reply = await route.handler(call)
         except ProblemError as error:
             reply = _problem(error, request_id)
@@ -203,6 +208,7 @@ INTERNAL: Final = fault("internal")
 
 
 ENDED_EARLY: Final = ProblemError(400, "malformed", "The body ended early. Nothing was written.")
+BAD_GZIP: Final = ProblemError(400, "malformed", "The body is not one whole gzip stream.")
 UNREADABLE: Final = ProblemError(
     400, "malformed", "The path is not readable: percent-encoded UTF-8 is expected."
 )
@@ -237,7 +243,7 @@ def _query(route: Route, raw: bytes) -> Mapping[str, str]:
     """The query parameters; one that the route does not know, or twice the same, is refused."""
     if not raw:
         return {}
-    known = {query.name for query in route.query}
+    known = {query.name: query for query in route.query}
     found: dict[str, str] = {}
     try:
         pairs = parse_qsl(raw.decode(), keep_blank_values=True, errors="strict", max_num_fields=50)
@@ -246,14 +252,19 @@ def _query(route: Route, raw: bytes) -> Mapping[str, str]:
             400, "malformed", "The query string is not readable: percent-encoded UTF-8 is expected."
         ) from error
     for name, value in pairs:
-        if name not in known or name in found:
+        # `filter[model]=x` is the member `model` of the parameter `filter`, if that has members.
+        base, bracket, member = name.partition("[")
+        is_member = bool(bracket) and member.endswith("]") and len(member) > 1
+        query = known.get(base)
+        is_known = query is not None and is_member == (query.schema.get("type") == "object")
+        if not is_known or name in found:
             raise ProblemError(
                 422,
                 "invalid_query",
                 f"Query parameter {name[:64]!r} is not known here, or given twice.",
             )
-        if "\0" in value:
-            raise ProblemError(422, "invalid_text", f"Query parameter {name!r} holds a NUL.")
+        if "\0" in value or "\0" in name:
+            raise ProblemError(422, "invalid_text", f"Query parameter {base!r} holds a NUL.")
         found[name] = value
     return found
 
@@ -272,11 +283,12 @@ async def _read(route: Route, receive: Receive, headers: Mapping[bytes, bytes]) 
     declared = headers.get(b"content-length")
     if declared is not None and (not declared.isdigit() or int(declared) > route.body_max):
         raise _too_large(route)
-    kind = headers.get(b"content-type")
-    if kind is not None and kind.split(b";", 1)[0].strip().lower() != b"application/json":
-        raise ProblemError(415, "unsupported_media_type", "Send application/json.")
-    if b"content-encoding" in headers:
-        raise ProblemError(415, "unsupported_media_type", "Send the body without an encoding.")
+    if not route.reads_body:
+        kind = headers.get(b"content-type")
+        if kind is not None and kind.split(b";", 1)[0].strip().lower() != b"application/json":
+            raise ProblemError(415, "unsupported_media_type", "Send application/json.")
+        if b"content-encoding" in headers:
+            raise ProblemError(415, "unsupported_media_type", "Send the body without an encoding.")
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ENDED_EARLY
@@ -297,6 +309,38 @@ async def _read(route: Route, receive: Receive, headers: Mapping[bytes, bytes]) 
     return b"".join(parts)
 
 
+SINGLE: Final = frozenset(
+    {
+        b"idempotency-key",
+        b"authorization",
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+    }
+)
+"""Headers that mean one thing; so do those that start with `ce-`."""
+
+
+async def _inflated(route: Route, raw: bytes, headers: Mapping[bytes, bytes]) -> bytes:
+    """The body as it was before it was gzipped, within the same limit."""
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding == b"identity":
+        return raw
+    if encoding != b"gzip":
+        raise ProblemError(415, "unsupported_media_type", "Send the body as it is, or gzipped.")
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        # No more is made than is allowed, whatever the body would become.
+        body = await asyncio.to_thread(inflater.decompress, raw, route.body_max + 1)
+    except zlib.error:
+        raise BAD_GZIP from None
+    if len(body) > route.body_max:
+        raise _too_large(route)
+    if not inflater.eof or inflater.unused_data:
+        raise BAD_GZIP
+    return body
+
+
 async def _parse(raw: bytes, items: str | None) -> Body:
     """Read a body; a large one beside the loop, or everybody else would wait for it."""
     if len(raw) <= PARSED_AT_ONCE_MAX:
@@ -306,8 +350,9 @@ async def _parse(raw: bytes, items: str | None) -> Body:
 
 def _refuse_doubles(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Two keys, or two logins, in one request: nobody can say which was meant."""
-    for name in (b"idempotency-key", b"authorization", b"content-type", b"content-length"):
-        if sum(header[0] == name for header in headers) > 1:
+    names = [name for name, _ in headers]
+    for name in names:
+        if (name in SINGLE or name.startswith(b"ce-")) and names.count(name) > 1:
             raise ProblemError(400, "malformed", f"The header {name.decode()} came twice.")
 
 

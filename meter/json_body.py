@@ -112,9 +112,40 @@ def read_body(raw: bytes, *, items: str | None = None) -> Body:
     return _read_carefully(raw, items)
 
 
-def _read_carefully(raw: bytes, items: str | None) -> Body:
+def read_json(raw: bytes) -> tuple[Any, list[FieldError]]:
+    """Parse a body of any form, numbers exact; of a list, the flaws of each item are listed.
+
+    Raises as `read_body` does: 400 for what can't be read, 422 for flaws outside of list items.
+    """
     try:
-        value: dict[str, Any] = _careful(raw.decode())
+        value = _exact(raw)
+        # What `read_body` says of lengths, but numbers keep the form that they were sent in. An
+        # escape may stand for what can't be kept.
+        if b"\\u" not in raw:
+            text = _as_sent(value)
+            if len(text) == len(raw) or len(text) == len(_format(raw, indent=-1)):
+                return value, []
+    except (msgspec.MsgspecError, _HasFraction, RecursionError, UnicodeError, ValueError):
+        pass
+    value = _parse_carefully(raw)
+    if not isinstance(value, dict | list):
+        return value, []
+    flaws: list[FieldError] = []
+    is_list = isinstance(value, list)
+    _find_flaws(value, "", 1, flaws, "" if is_list else None)  # pyright: ignore[reportUnknownArgumentType]
+    if flaws and not is_list:
+        raise _flawed(flaws)
+    return value, flaws  # pyright: ignore[reportUnknownVariableType]
+
+
+def _flawed(flaws: list[FieldError]) -> ProblemError:
+    first = flaws[0]
+    return ProblemError(422, first.code, first.detail, errors=flaws[:ERRORS_MAX])
+
+
+def _parse_carefully(raw: bytes) -> Any:
+    try:
+        return _careful(raw.decode())
     except UnicodeDecodeError as error:
         raise _malformed(f"it is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -122,6 +153,10 @@ def _read_carefully(raw: bytes, items: str | None) -> Body:
         raise _malformed(f"{words} at character {error.pos}") from None
     except RecursionError:
         raise _too_deep() from None
+
+
+def _read_carefully(raw: bytes, items: str | None) -> Body:
+    value: dict[str, Any] = _parse_carefully(raw)
     if not isinstance(value, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _malformed("it is not an object")
     flaws: list[FieldError] = []
@@ -130,8 +165,7 @@ def _read_carefully(raw: bytes, items: str | None) -> Body:
         return Body(value, canonical(value))
     if items is not None and all(flaw.pointer.startswith(items + "/") for flaw in flaws):
         return Body(value, b"", flaws)
-    first = flaws[0]
-    raise ProblemError(422, first.code, first.detail, errors=flaws[:ERRORS_MAX])
+    raise _flawed(flaws)
 
 
 def _malformed(words: str) -> ProblemError:
@@ -146,7 +180,7 @@ def _too_deep() -> ProblemError:
 
 ERRORS_MAX: Final = 100
 """Shown at once: who sends more of them has one mistake to find, not many."""
-FLAWS_MAX: Final = 1_000
+FLAWS_MAX: Final = 10_000
 """As many as a batch has items: of each item only the first flaw counts."""
 
 
@@ -256,6 +290,14 @@ def _constant(text: str) -> NoReturn:
     raise _malformed(f"{text} is not a JSON value")
 
 
+def _short_fraction(text: str) -> Number:
+    number = _fraction(text)
+    if isinstance(number, _TooLong):
+        raise _HasFraction
+    return number
+
+
+_exact = msgspec.json.Decoder(float_hook=_short_fraction).decode
 _careful = json.JSONDecoder(
     object_pairs_hook=_members,
     parse_int=_whole,

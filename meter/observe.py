@@ -115,6 +115,12 @@ class Metrics:
         self._retries = Counter(
             "drawdown_retries", "Batches run again, by reason.", ("reason",), registry=registry
         )
+        self._events = Counter(
+            "drawdown_events",
+            "Events that arrived, by what became of them.",
+            ("fate",),
+            registry=registry,
+        )
         self._holds_overdue = Gauge(
             "drawdown_holds_overdue",
             "Open holds whose deadline has passed and that no sweep has ended yet.",
@@ -164,6 +170,10 @@ class Metrics:
     def retried(self, reason: str) -> None:
         """Count one batch that is run again."""
         self._retries.labels(reason).inc()
+
+    def events(self, fate: str, count: int) -> None:
+        """Count events of one transaction that had the same fate."""
+        self._events.labels(fate).inc(count)
 
     def waited(self, seconds: float) -> None:
         """The longest wait in a batch before its transaction."""

@@ -184,7 +184,7 @@ def _operation(route: Route, schema_of: dict[int, dict[str, Any]]) -> dict[str, 
         described["requestBody"] = {
             # A body of which every member may be left out may be left out itself.
             "required": any(member.required for member in fields(route.body)),
-            "content": {"application/json": content},
+            "content": {kind: content for kind in ("application/json", *route.media)},
         }
     return described
 
@@ -194,16 +194,17 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", route.path)
     ]
-    found += [
-        {
+    for query in route.query:
+        parameter = {
             "name": query.name,
             "in": "query",
             "required": query.is_required,
             "description": query.meaning,
             "schema": query.schema,
         }
-        for query in route.query
-    ]
+        if query.schema.get("type") == "object":
+            parameter |= {"style": "deepObject", "explode": True}
+        found.append(parameter)
     if route.needs_key or route.takes_key:
         found.append(
             {

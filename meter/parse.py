@@ -22,6 +22,7 @@ __all__ = [
     "Number",
     "amount",
     "amount_text",
+    "check_depth",
     "customer_id",
     "decode",
     "fingerprint",
@@ -87,6 +88,11 @@ def metadata(value: dict[str, Any], pointer: str = "/metadata") -> str:
     if len(text) > METADATA_BYTES_MAX or len(text.encode()) > METADATA_BYTES_MAX:
         raise _bad_metadata(f"is over {METADATA_BYTES_MAX} bytes", pointer)
     return text
+
+
+def check_depth(value: dict[str, Any], pointer: str) -> None:
+    """Raise ProblemError 422 `invalid_metadata` if a free object is nested too deep."""
+    _check_depth(value, METADATA_DEPTH_MAX, pointer)
 
 
 def _check_depth(value: dict[str, Any] | list[Any], left: int, pointer: str) -> None:

@@ -38,6 +38,8 @@ class Call(Struct, eq=False):
     request_id: str
     trace_id: str | None
     body: Body | None = None
+    headers: Mapping[bytes, bytes] = {}
+    """Given to routes that read their body themselves."""
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -74,6 +76,10 @@ class Route(Struct, frozen=True, kw_only=True):
     """Whether `Idempotency-Key` is required."""
     takes_key: bool = False
     body_max: int = BODY_MAX
+    reads_body: bool = False
+    """The handler reads `raw` itself, by the headers: of any content type, and maybe gzipped."""
+    media: tuple[str, ...] = ()
+    """Further content types of the body, for the reference."""
     items: str | None = None
     """Pointer of a list in the body whose items are judged one by one."""
     example: dict[str, Any] | None = None

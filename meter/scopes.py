@@ -6,8 +6,8 @@ from typing import Final, Protocol
 from meter.problems import ProblemError
 
 SCOPES: Final[Mapping[str, str]] = {
-    "usage:write": "reserve, capture, void, extend, consume, reverse",
-    "usage:read": "read holds, charges and requests",
+    "usage:write": "reserve, capture, void, extend, consume, reverse; events and corrections",
+    "usage:read": "read holds, charges, requests and usage",
     "grants:write": "make and void grants",
     "customers:write": "make, change, close and erase customers, make customer tokens",
     "customers:read": "read customers, balances, statements and grants",

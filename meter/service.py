@@ -17,16 +17,19 @@ from ledger.customers import Installation
 from ledger.load import ScaleChanged, TooMuch
 from ledger.outcome import Outcome
 from ledger.rated import CatalogChanged
-from ledger.requests import Request, Settle
+from ledger.requests import CorrectEvent, Request, Settle
 from ledger.state import Settings
 from ledger.transact import Result, transact
 from meter import catalog, parse
 from meter.auth import Keys
 from meter.catalog import Catalog
 from meter.charging import Pricer
+from meter.corrections import Correction
 from meter.directory import Directory
+from meter.events import Fact
 from meter.facts import EventFacts
 from meter.hot_path import RETRIES_MAX, Batcher
+from meter.intake import Intake
 from meter.observe import Metrics
 from meter.problems import ProblemError, fault, problem_body
 from meter.route import Call
@@ -56,6 +59,9 @@ class Config(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()
     is_sandbox: bool = False
     books_time_zone: ZoneInfo = ZoneInfo("UTC")
+    event_retention: timedelta = timedelta(days=400)
+    late_grace: timedelta = timedelta(minutes=5)
+    """How long after its end a window is closed for pricing: events arrive late."""
     metrics_open: bool = True
     """Whether /metrics is answered on the main port."""
 
@@ -112,6 +118,14 @@ class Service:
             refresh=self.refresh,
             facts=self.facts,
         )
+        self.intake = Intake(
+            pool,
+            lambda: self.catalog,
+            self.refresh,
+            metrics,
+            queue_max=config.queue_max,
+            queue_seconds_max=config.queue_seconds_max,
+        )
 
     @classmethod
     async def start(cls, pool: Pool, config: Config, metrics: Metrics | None = None) -> "Service":
@@ -126,6 +140,7 @@ class Service:
     async def close(self) -> None:
         """Answer what is queued and stop. The pool belongs to the caller."""
         await self.batcher.close()
+        await self.intake.close()
         await self.keys.close()
         await self.directory.close()
 
@@ -226,18 +241,30 @@ class Service:
         result = results[0]
         assert result is not None, "waited for the lock"
         if result.code is not None:
-            raise ProblemError(result.status, result.code, "The customer can't be changed now.")
+            words: str = msgspec.json.decode(result.body)["detail"]
+            raise ProblemError(result.status, result.code, words)
         return result
 
+    async def follow(self, conn: Connection, correction: Correction, event: Fact) -> None:
+        """What the event was charged follows its correction, in the correction's transaction."""
+        request = CorrectEvent(
+            customer_no=event.customer_no,
+            operation="correct_event",
+            source=event.source,
+            event_id=event.id,
+            at=event.time,
+        )
+        await self.decide_in(conn, request)
+
     async def retried(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run a transaction again after what wrote nothing: a conflict, or a changed scale."""
+        """Run a transaction again after what wrote nothing: a conflict, or what was not known."""
         for attempt in range(1, RETRIES_MAX + 1):
             try:
                 return await work()
             except (ScaleChanged, CatalogChanged):
                 await self.refresh()
                 if attempt == RETRIES_MAX:
-                    raise
+                    raise TransactionConflict("the catalog keeps changing") from None
             except TransactionConflict:
                 self.metrics.retried("conflict")
                 if attempt == RETRIES_MAX:

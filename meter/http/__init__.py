@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from meter.http import batch, customers, hot, operate, prices, reads
+from meter.http import batch, customers, events, hot, meters, operate, prices, reads
 from meter.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -10,6 +10,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *batch.ROUTES,
     *customers.ROUTES,
     *reads.ROUTES,
+    *events.ROUTES,
+    *meters.ROUTES,
     *prices.ROUTES,
     *operate.ROUTES,
 )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ledger.amounts import AMOUNT_PATTERN
+from meter.catalog import Aggregation, ChargedBy
 from meter.http.usage_bodies import RateCardKey, UsageList
 
 Amount = Annotated[
@@ -185,6 +186,45 @@ class KeyBody(Body, frozen=True, kw_only=True):
     scopes: Annotated[list[str], Meta(min_length=1, max_length=20)]
     customer_id: CustomerId | None = None
     expires_at: Time | None = None
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class EventBody(Struct, frozen=True, kw_only=True):
+    """A CloudEvent. Members beyond these are extension attributes, kept with the event."""
+
+    id: Name
+    """With `source`: names the event for its retries."""
+    source: Name
+    type: Name
+    subject: CustomerId
+    specversion: Literal["1.0"] = "1.0"
+    time: Time | UnsetType = UNSET
+    datacontenttype: str | UnsetType = UNSET
+    data: Annotated[
+        dict[str, Any], Meta(description="Free: at most 50 members, 8 levels, 64 KiB.")
+    ] = {}
+
+
+class CorrectBody(Body, frozen=True, kw_only=True):
+    customer_id: CustomerId
+    source: Name
+    id: Name
+    correction_id: Name
+    action: Literal["cancel", "replace"]
+    data: dict[str, Any] | UnsetType = UNSET
+    time: Time | None = None
+
+
+class MeterBody(Body, frozen=True, kw_only=True):
+    event_type: Name
+    aggregation: Aggregation
+    value_property: str | None = None
+    group_by: dict[str, str] = {}
+    filters: dict[str, Any] | None = None
+    unit: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    charge: ChargedBy = "none"
 
 
 class AssetBody(Body, frozen=True, kw_only=True):

@@ -86,8 +86,13 @@ async def _check_rate_card(call: Call, key: str | None) -> None:
 
 
 def _time_zone(name: str) -> str:
+    return zone_of(name).key
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """A zone by its name. Raises ProblemError 422 `invalid_time_zone`."""
     try:
-        ZoneInfo(name)
+        return ZoneInfo(name)
     except (LookupError, ValueError, OSError) as error:
         raise ProblemError(
             422,
@@ -95,7 +100,6 @@ def _time_zone(name: str) -> str:
             "time_zone is a name of the IANA database, such as Europe/Budapest.",
             pointer="/time_zone",
         ) from error
-    return name
 
 
 def _overage(call: Call, wanted: bodies.CustomerBody) -> dict[str, Any] | None:

@@ -142,3 +142,37 @@ WHERE run_no IN (
     ORDER BY run_no
     LIMIT $2::integer
 );
+
+-- event_guards_forget --
+-- Forgets identities of events that were received more than $1 ago, at most $2.
+DELETE FROM event_guards AS g
+USING (
+    SELECT customer_no, source, id
+    FROM event_guards
+    WHERE received_at < (SELECT service_now_v1() - $1::interval)
+    LIMIT $2::integer
+) AS old
+WHERE g.customer_no = old.customer_no AND g.source = old.source AND g.id = old.id;
+
+-- event_months_ahead --
+-- Makes the partitions of the last month, this one and the next two; answers how many.
+SELECT event_months_make_v1(array(
+    SELECT (date_trunc('month', service_now_v1() AT TIME ZONE 'UTC') + n * interval '1 month')::date
+    FROM generate_series(-1, 2) AS n
+));
+
+-- event_months_old --
+-- Months of raw events that ended more than $1 ago, the oldest first.
+SELECT month
+FROM event_months
+WHERE
+    (month + interval '1 month') AT TIME ZONE 'UTC' < (SELECT service_now_v1() - $1::interval)
+ORDER BY month;
+
+-- event_month_drop --
+-- Drops a month of raw events; false if something of it is still open.
+SELECT event_month_drop_v1($1::date);
+
+-- event_month_lock_time --
+-- Dropping locks all events for a moment: readers must not queue behind it for long.
+SET LOCAL lock_timeout = '1s';

@@ -14,7 +14,7 @@ SELECT
         SELECT
             array_agg(row(
                 c.customer_no, c.counter, c.period_start,
-                trunc(c.quantity * 1000000000000000000)::text, c.carry
+                trunc(c.quantity * 1000000000000000000)::text, c.carry, c.dimensions
             ))
         FROM unnest($2::text::bigint[], $3::timestamptz[]) AS k (customer_no, at)
         INNER JOIN
@@ -65,11 +65,13 @@ FROM unnest(
 
 -- price_counters_move --
 -- Where counters stand now.
-INSERT INTO price_counters (customer_no, period_end, period_start, counter, quantity, carry)
+INSERT INTO price_counters (
+    customer_no, period_end, period_start, counter, quantity, carry, dimensions
+)
 SELECT *
 FROM unnest(
     $1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[]::numeric[],
-    $6::bigint[]
+    $6::bigint[], $7::text[]
 )
 ON CONFLICT (customer_no, period_end, period_start, counter)
 DO UPDATE SET quantity = excluded.quantity, carry = excluded.carry;

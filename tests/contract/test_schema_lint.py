@@ -28,6 +28,12 @@ MAY_DELETE = {
     "requests": "refusals are forgotten after a while",
     "job_leases": "what a job leaves behind",
     "job_runs": "old runs are forgotten",
+    "event_guards": "identities of events are forgotten when no duplicate can come any more",
+    "rollups": "counted from events: what a correction leaves empty goes",
+    "rollup_values": "the same",
+    "meter_rejects": "a replaced event may be read after all",
+    "unrated_events": "what was priced is done",
+    "unrated_windows": "the same",
 }
 
 KEYS = """

@@ -1,16 +1,14 @@
-"""Rows as columns for `unnest`, mostly as the text of an array: quicker to send than lists."""
+"""Rows as the columns of a set-based statement, most of them as the text of an array.
+
+The driver looks at each element of a list; PostgreSQL reads an array's text faster than that.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 
-def array_text(numbers: Iterable[int]) -> str:
-    """Whole numbers as the text of an array: the driver looks at every element of a list."""
-    return f"{{{','.join(map(str, numbers))}}}"
-
-
-def quick(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
-    """Rows as columns, most of them as the text of an array: the driver looks at list elements.
+def columns(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
+    """The columns of `rows`, each of its kind.
 
     `i`: whole numbers, `n`: some may be missing; `s`: plain words without quotes or backslashes, or
     missing; `q`: any text, or missing; `.`: left to the driver.
@@ -20,6 +18,11 @@ def quick(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
     return [
         _WRITERS[kind](column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)
     ]
+
+
+def array_text(numbers: Iterable[int]) -> str:
+    """Whole numbers as PostgreSQL writes an array."""
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _maybe_numbers(column: Iterable[int | None]) -> str:
