@@ -62,7 +62,7 @@ async def differences(pool: Pool, meter: Meter, *, customer_no: int | None = Non
     async for one in _customers(pool, meter, customer_no):
         for piece in await _pieces(pool, meter, one):
             async with transaction(pool, snapshot=True) as conn:
-                found += await _compare(conn, piece)
+                found += await compare(conn, piece)
     return found
 
 
@@ -117,7 +117,8 @@ async def _count(pool: Pool, piece: Piece) -> None:
         await conn.execute(queries.meter_rebuilt, *place, piece.to)
 
 
-async def _compare(conn: Connection, piece: Piece) -> list[str]:
+async def compare(conn: Connection, piece: Piece) -> list[str]:
+    """Where the rollups of a piece are not what its raw events give; a sentence each."""
     meter = piece.meter
     through = (await raw.rebuilt_through(conn, piece.customer_no)).get(meter.meter_no)
     tally = await raw.count_again(conn, piece.customer_no, meter, piece.from_, piece.to, through)
