@@ -1,7 +1,7 @@
 """Usage against a naive recomputation: any meter, zone and window, late events and corrections.
 
-The naive way keeps every event in a list and looks at each of them for each question. Rollups, their
-repairs, and windows of a zone must give the same; and so must counting everything again.
+The naive way keeps every event in a list and looks at each of them for each question. Rollups,
+their repairs, and windows of a zone must give the same; and so must counting everything again.
 """
 
 from collections.abc import Generator
@@ -180,7 +180,8 @@ class Metering:
         found: list[str] = []
         async with self.bench.conn.transaction():
             for meter in self.catalog.by_no.values():
-                piece = rebuild.Piece(customer_no, meter, NOW - timedelta(days=60), rebuild.END)
+                first, last = NOW - timedelta(days=60), NOW + timedelta(days=30)
+                piece = rebuild.Piece(customer_no, meter, first, last)
                 found += await rebuild.compare(self.bench.conn, piece)
         return found
 
