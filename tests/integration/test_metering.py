@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ async def test_event_from_outside_that_a_charge_recorded_is_a_duplicate(books: C
     data = data_of(definition_of(meter), 7, {"m": "large"})
     charged = await fact(books, 1, "e1", meters=(meter.meter_no,), data=data)
     assert await take_in(books, known, [charged]) == ["new"]
-    same = await fact(books, 1, "e1", data={"n": 7.0, "m": "large", "more": True})
+    same = await fact(books, 1, "e1", data={"n": Decimal("7.0"), "m": "large", "more": True})
     other = await fact(books, 1, "e1", data={"n": 8, "m": "large"})
     assert await take_in(books, known, [same, other]) == ["duplicate", "conflict"]
     found = await look_up(books, [(1, "app", "e1"), (1, "app", "e2")])
@@ -242,17 +243,17 @@ async def test_meter_defined_later_counts_the_past_once_it_is_rebuilt(
     await take_in(books, known, [await fact(books, no, f"e{n}") for n in range(5) for no in (1, 2)])
     known = await define(books, "later")
     later = known.meters["later"]
-    mine = f"SELECT coalesce(sum(events), 0) FROM rollups WHERE meter_no = {later.meter_no}"
+    mine = "SELECT coalesce(sum(events), 0) FROM rollups WHERE meter_no = $1"
     # A correction of what it has not counted takes nothing out of it.
     await take_in(books, known, [await fact(books, 1, "new")])
     await change_event(books, known, 1, "e0", None)
-    assert await books.fetchval(mine) == 1
+    assert await books.fetchval(mine, later.meter_no) == 1
     await rebuild.rebuild(service.pool, later, customer_no=1)
-    assert await books.fetchval(mine) == 5, "e1 to e4, and new"
+    assert await books.fetchval(mine, later.meter_no) == 5, "e1 to e4, and new"
     await change_event(books, known, 1, "e1", None)
-    assert await books.fetchval(mine) == 4
+    assert await books.fetchval(mine, later.meter_no) == 4
     await rebuild.rebuild(service.pool, later)
-    assert await books.fetchval(mine) == 9
+    assert await books.fetchval(mine, later.meter_no) == 9
     assert await books.fetchval("SELECT count(*) FROM unrated_events") == 0
 
 
