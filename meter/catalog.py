@@ -11,14 +11,14 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from meter.tally import PER_EVENT
 from sql import queries
 from sql.pool import Connection
 
+__all__ = ["PER_EVENT", "Aggregation", "Catalog", "CatalogChanged", "ChargedBy", "Meter"]
+
 Aggregation = Literal["count", "sum", "min", "max", "avg", "unique", "latest"]
 ChargedBy = Literal["none", "events", "calls"]
-
-PER_EVENT: Final = frozenset({"count", "sum"})
-"""Aggregations that price each event; the others price a closed window once."""
 
 
 class CatalogChanged(Exception):

@@ -77,7 +77,13 @@ async def define(
 async def fact(conn: Connection, customer_no: int, id_: str, **members: Any) -> Fact:
     """An event of the type `call` that happens now."""
     now = await customers.now(conn)
-    given = {"source": "app", "type": "call", "time": now, "received_at": now, "data": {}}
+    given: dict[str, Any] = {
+        "source": "app",
+        "type": "call",
+        "time": now,
+        "received_at": now,
+        "data": {},
+    }
     return fact_of(customer_no=customer_no, id=id_, **{**given, **members})
 
 

@@ -84,7 +84,7 @@ async def test_cancelled_event_is_not_corrected_again(api: Api) -> None:
     await send(api, event("e1"))
     assert (await correct(api, "e1", "c1", "cancel")).status == 201
     for name, action in (("c2", "cancel"), ("c3", "replace")):
-        more = {} if action == "cancel" else {"data": {}}
+        more: dict[str, Any] = {} if action == "cancel" else {"data": {}}
         answer = await correct(api, "e1", name, action, **more)
         assert (answer.status, answer.code) == (409, "event_cancelled")
     assert (await correct(api, "e1", "c1", "cancel")).status == 200
