@@ -220,7 +220,7 @@ async def record(
             fact = facts[index]
             tally.add(fact, plan.meters[index], plan.readings[index], rates=fact.meters is None)
         await add_up(conn, tally)
-        await mark_used(conn, catalog, tally)
+        await mark_used(conn, catalog, tally.meter_nos())
     return fates
 
 
@@ -343,10 +343,9 @@ def sums_row(sums: Sums) -> tuple[Any, ...]:
     )
 
 
-async def mark_used(conn: Connection, catalog: Catalog, tally: Tally) -> None:
-    """From now on the definitions of the meters that counted or rejected are fixed."""
-    numbers = {key[1] for key in tally.rollups} | {row[1] for row in tally.rejects}
-    if unknown := sorted(numbers - catalog.used):
+async def mark_used(conn: Connection, catalog: Catalog, meter_nos: Iterable[int]) -> None:
+    """From now on the definitions of these meters, which counted or rejected, are fixed."""
+    if unknown := sorted(set(meter_nos) - catalog.used):
         rows = await conn.fetch(queries.meters_used, unknown)
         # Only what was marked by a transaction that has ended is known for good.
         catalog.used.update(set(unknown) - {row[0] for row in rows})

@@ -120,7 +120,7 @@ async def _count(pool: Pool, piece: Piece) -> None:
             conn, piece.customer_no, meter, piece.from_, piece.to, piece.to
         )
         await add_up(conn, tally)
-        await mark_used(conn, known, tally)
+        await mark_used(conn, known, tally.meter_nos())
         await conn.execute(queries.meter_rebuilt, *place, piece.to)
 
 

@@ -112,6 +112,10 @@ class Tally(Struct):
         else:
             self.unrated_windows.add((*number, grain_of(event.time)))
 
+    def meter_nos(self) -> set[int]:
+        """The meters that counted or rejected something."""
+        return {key[1] for key in self.rollups} | {row[1] for row in self.rejects}
+
 
 def bring_in(sums: Sums, aggregation: str, event: Counted, value: Number) -> None:
     """Bring the value of one event into what its aggregation keeps."""

@@ -139,6 +139,15 @@ async def test_replaced_event_may_be_read_after_all_or_no_more(api: Api) -> None
     assert [one["id"] for one in listed["sum"]["rejects"]] == ["e2"]
 
 
+async def test_meter_that_counts_first_through_a_correction_is_used(api: Api) -> None:
+    await meter(api, "some", filters={"property": "m", "eq": "a"})
+    await send(api, event("e1"))
+    await correct(api, "e1", "c1", "replace", data={"m": "a"})
+    changed = {"event_type": "other", "aggregation": "count"}
+    answer = await api.put("/v1/meters/some", changed)
+    assert (answer.status, answer.code) == (409, "meter_in_use")
+
+
 async def test_event_moves_to_the_group_of_its_new_data(api: Api) -> None:
     await meter(api, "sum", aggregation="sum", value_property="n", group_by={"model": "m"})
     await send(api, event("e1", data={"n": 2, "m": "a"}), event("e2", data={"n": 3, "m": "a"}))
