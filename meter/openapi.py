@@ -202,7 +202,11 @@ def _operation(route: Route, schema_of: dict[int, dict[str, Any]]) -> dict[str, 
 
 def _body_schema(kind: str, single: dict[str, Any], route: Route) -> dict[str, Any]:
     """The schema of a body; with further media types, some of them are lists of such bodies."""
-    many = {"type": "array", "items": {}, "description": "Of such bodies, each judged alone."}
+    many: dict[str, Any] = {
+        "type": "array",
+        "items": {},
+        "description": "Of such bodies, each judged alone.",
+    }
     if not route.media:
         return single
     if kind == "application/json":
