@@ -193,6 +193,8 @@ async def record(
     two writers of one identity queue at its guard. Facts of the source `drawdown` have no guard:
     who makes them gives each its own id. All facts of one call were received at one time.
     """
+    if not facts:
+        return []
     plan = plan_of(facts, catalog) if plan is None else plan
     claimed = await _claim(conn, [facts[index] for index in plan.first.values()])
     if claimed is None and len(plan.first) == len(facts):
