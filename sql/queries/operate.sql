@@ -35,8 +35,8 @@ SELECT number, name, checksum FROM schema_migrations ORDER BY number DESC LIMIT 
 
 -- tables_read --
 -- Every table of ours but that of migrations: the columns that are stored, the tables it refers to
--- (events need the partitions that rows of event_months make), and the statements that read all of it in the order of its primary key, ask whether it has a row,
--- and empty it.
+-- (events need the partitions that rows of event_months make), and the statements that read all of
+-- it in the order of its primary key, ask whether it has a row, and empty it.
 SELECT
     c.relname::text AS name,
     stored.columns,
