@@ -145,9 +145,10 @@ ON CONFLICT DO NOTHING;
 
 -- unrated_windows_add --
 -- Notes quarters of an hour in which something changed that is priced by window.
-INSERT INTO unrated_windows (customer_no, meter_no, grain)
+INSERT INTO unrated_windows AS w (customer_no, meter_no, grain)
 SELECT * FROM unnest($1::text::bigint[], $2::text::integer[], $3::timestamptz[])
-ON CONFLICT DO NOTHING;
+ON CONFLICT (customer_no, meter_no, grain) DO UPDATE SET
+    version = w.version + 1, not_before = NULL;
 
 -- meters_used --
 -- Marks meters as used; answers those that were not yet.
