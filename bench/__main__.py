@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable
 
-from bench import direct, http, latency
+from bench import direct, events, http, latency
 from bench.gate import Gate
 from bench.place import Place, place
 
@@ -24,6 +24,8 @@ MEASURES: dict[str, Measure] = {
     "open": latency.open_loop,
     "history": latency.history,
     "wal": direct.wal,
+    "events": events.intake,
+    "usage": events.usage,
 }
 
 

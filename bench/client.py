@@ -24,6 +24,14 @@ class Client:
             b"POST %s%s%s\r\nContent-Length: %d\r\n\r\n%s"
             % (path.encode(), self.head, key.encode(), len(body), body)
         )
+        return await self._status()
+
+    async def get(self, path: str) -> int:
+        """The status of the answer; its body is read and dropped."""
+        self.writer.write(b"GET %s%s-\r\n\r\n" % (path.encode(), self.head))
+        return await self._status()
+
+    async def _status(self) -> int:
         head = await self.reader.readuntil(b"\r\n\r\n")
         at = head.lower().index(b"content-length:") + 15
         await self.reader.readexactly(int(head[at : head.index(b"\r", at)]))

@@ -1,4 +1,4 @@
--- Closed loop: unique keys, customers c1 … cN. Arguments: kind (reserve | consume | pairs), run, N.
+-- Closed loop: unique keys, customers c1 … cN. Arguments: kind (reserve | consume | pairs | events), run, N.
 local kind, run, customers = "reserve", "run", 1000
 local count, holds, first = 0, {}, 1
 
@@ -35,6 +35,10 @@ function request()
     return wrk.format("POST", "/v1/holds/" .. id .. "/capture", headers, "{}")
   end
   local who = "c" .. math.random(1, customers)
+  if kind == "events" then
+    return wrk.format("POST", "/v1/events", headers, '{"id":"' .. run .. count .. '","source":"wrk","type":"request","subject":"'
+      .. who .. '","data":{"model":"large","input_tokens":900,"output_tokens":120}}')
+  end
   local path = kind == "consume" and "/v1/consume" or "/v1/reserve"
   return wrk.format("POST", path, headers, '{"customer_id":"' .. who .. '","amount":"0.000001"}')
 end

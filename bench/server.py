@@ -15,7 +15,7 @@ from ledger.ids import parse_id
 from meter import parse
 from meter.app import HOT_OPERATIONS, create_app
 from meter.edge import Edge
-from meter.http import bodies, hot
+from meter.http import ROUTES, bodies
 from meter.http.hot import JSON
 from meter.route import Call, Reply
 from meter.server import Server
@@ -92,7 +92,7 @@ async def serve(variant: str, dsn: str, pool_size: int) -> None:
             replace(
                 route, handler=handlers.get(route.operation, no_op) if variant == "naive" else no_op
             )
-            for route in hot.ROUTES
+            for route in ROUTES
             if route.operation in HOT_OPERATIONS
         ]
         app = Edge(service, routes, app)

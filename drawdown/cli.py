@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "migrate": "drawdown.commands.migrate:migrate",
     "keys": "drawdown.commands.keys:keys",
     "job": "drawdown.commands.job:job",
+    "usage": "drawdown.commands.usage:usage",
     "backup": "drawdown.commands.backup:backup",
     "restore": "drawdown.commands.backup:restore",
     "doctor": "drawdown.commands.doctor:doctor",

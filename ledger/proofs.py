@@ -78,6 +78,11 @@ CHECKS: Final = (
         (sorted(REMEMBERED),),
     ),
     Check("customers", "customers, directory and numbers agree", queries.proof_customers),
+    Check("identities", "events and their identities agree", queries.proof_identities),
+    Check("corrections", "corrections follow each other", queries.proof_corrections),
+    Check("rollups", "rollups count the events that there are", queries.proof_rollups),
+    Check("values", "distinct values count the events of rollups", queries.proof_values),
+    Check("unrated", "what is to be priced is there", queries.proof_unrated),
 )
 CHAIN_CHECKS: Final = (
     Check("hashes", "each hash is that of its journal's rows", queries.proof_hashes),

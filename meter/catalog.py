@@ -14,14 +14,14 @@ from msgspec import Struct
 
 from ledger.rated import CardVersion, CatalogChanged
 from meter.rate_cards import RateCard, compile_rates, read_rates
+from meter.tally import PER_EVENT
 from sql import queries
 from sql.pool import Connection
 
+__all__ = ["PER_EVENT", "Aggregation", "Catalog", "CatalogChanged", "ChargedBy", "Meter"]
+
 Aggregation = Literal["count", "sum", "min", "max", "avg", "unique", "latest"]
 ChargedBy = Literal["none", "events", "calls"]
-
-PER_EVENT: Final = frozenset({"count", "sum"})
-"""Aggregations that price each event; the others price a closed window once."""
 
 
 class Meter(Struct, frozen=True, kw_only=True):

@@ -99,7 +99,12 @@ def _event(members: Any) -> Sent:
     if type(members) is not dict:
         raise ProblemError(422, "invalid_value", "An event is an object.", pointer="")
     event = cast("dict[str, Any]", members)
-    source, id_, type_ = _name(event, "source"), _name(event, "id"), _name(event, "type")
+    source, id_, type_ = event.get("source"), event.get("id"), event.get("type")
+    for value, name in ((source, "source"), (id_, "id"), (type_, "type")):
+        # Most are short and plain: nothing else to look at.
+        if not (type(value) is str and 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()):
+            name_of(value, name)
+    source, id_, type_ = cast("tuple[str, str, str]", (source, id_, type_))
     if source == OUR_SOURCE:
         raise _bad("source", f"{OUR_SOURCE} is for events that charges record: use another")
     if event.get("specversion", "1.0") != "1.0":
@@ -137,10 +142,6 @@ def _event(members: Any) -> Sent:
 def _bad(name: str, words: str) -> ProblemError:
     pointer = f"/{escape(name)}"
     return ProblemError(422, "invalid_value", f"{name[:NAME_CHARS_MAX]} {words}.", pointer=pointer)
-
-
-def _name(event: dict[str, Any], name: str) -> str:
-    return name_of(event.get(name), name)
 
 
 def name_of(value: Any, name: str) -> str:

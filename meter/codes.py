@@ -3,21 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import Struct
+from meter.code import Code
+from meter.metering_codes import METERING_CODES
 
-
-class Code(Struct, frozen=True):
-    """One problem code: where it appears, and what people need to know of it."""
-
-    statuses: tuple[int, ...]
-    title: str
-    """The same for every occurrence."""
-    meaning: str
-    advice: str
-    """What to do about it."""
-    retryable: bool = False
-    """Sending the same request again, unchanged, may succeed."""
-
+__all__ = ["CODES", "Code"]
 
 _NEVER_APPLIED = "Nothing was written: send the same request again after `Retry-After`."
 
@@ -106,15 +95,6 @@ CODES: Final[Mapping[str, Code]] = {
         "Request not found",
         "No request of this customer has this idempotency key. It may still be on its way.",
         "Send the request again with the same key: only that settles it.",
-    ),
-    "meter_not_found": Code(
-        (404,), "Meter not found", "No meter has this key.", "See `GET /v1/meters`."
-    ),
-    "event_not_found": Code(
-        (404,),
-        "Event not found",
-        "No event of this customer has this source and id.",
-        "Check them. Of an event that came long ago, send its `time` too.",
     ),
     # 405, 408, 413, 415, 429, 431: limits of HTTP
     "method_not_allowed": Code(
@@ -209,38 +189,6 @@ CODES: Final[Mapping[str, Code]] = {
         "Asset in use",
         "The asset is in use with another scale, and a used scale never changes.",
         "Make another asset.",
-    ),
-    "event_conflict": Code(
-        (409,),
-        "Event conflict",
-        "The same source and id (or correction_id) came before with other content. Nothing "
-        "changed.",
-        "Give a new event a new id. To change what was sent, correct it.",
-    ),
-    "event_cancelled": Code(
-        (409,),
-        "Event cancelled",
-        "The event was cancelled, which is final.",
-        "Send what is right as a new event.",
-    ),
-    "meter_in_use": Code(
-        (409,),
-        "Meter in use",
-        "The meter has counted events, so what decides its readings can't change any more.",
-        "Make another meter; `drawdown usage rebuild` lets it count the past.",
-    ),
-    "too_many_meters": Code(
-        (409,),
-        "Too many meters",
-        "There are as many meters as there can be.",
-        "Use dimensions (`group_by`) instead of a meter for each case.",
-    ),
-    "event_already_charged": Code(
-        (409,),
-        "Event already charged",
-        "The fact was charged for this meter before, by a call or from its event. `charge_id` is "
-        "that charge. Nothing was taken again.",
-        "Nothing: it is charged.",
     ),
     # 422: read, but wrong
     "idempotency_key_reused": Code(
@@ -395,19 +343,6 @@ CODES: Final[Mapping[str, Code]] = {
     "invalid_text": Code(
         (422,), "Invalid text", "A text contains the character U+0000.", "Leave it out."
     ),
-    "invalid_time": Code(
-        (422,),
-        "Invalid event time",
-        "The event's time lies too far back or ahead.",
-        "Send usage within 35 days, and check the sender's clock.",
-    ),
-    "unreadable_event": Code(
-        (422,),
-        "Event can't be read",
-        "Meters count events of this type, and none of them can read this one. It was not "
-        "recorded.",
-        "Send what `detail` says that the meter expects.",
-    ),
     "invalid_time_zone": Code(
         (422,),
         "Invalid time zone",
@@ -486,4 +421,5 @@ CODES: Final[Mapping[str, Code]] = {
         "Send the same request again with the same idempotency key: the answer will tell.",
         retryable=True,
     ),
+    **METERING_CODES,
 }

@@ -214,8 +214,9 @@ async def _repair(conn: Connection, correction: Correction, event: Fact, catalog
                 tally.unrated_windows.add((event.customer_no, meter.meter_no, grain))
             elif isinstance(now, Reading) and not isinstance(was, Reading):
                 tally.note_unrated(event, meter)
+    counting = tally.meter_nos()
     await _move(conn, event, grain, moved, tally)
-    await mark_used(conn, catalog, tally)
+    await mark_used(conn, catalog, counting)
 
 
 def _refuse_data(words: str) -> NoReturn:

@@ -6,7 +6,7 @@ what fails claims nothing, and what is sent again finds itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from hashlib import sha256
 from typing import Any, Final, Literal
 
@@ -35,7 +35,7 @@ decode_data = msgspec.json.Decoder(dict[str, Any], float_hook=Number).decode
 """An event's stored data, numbers exact."""
 
 
-class Fact(Struct, frozen=True, kw_only=True):
+class Fact(Struct, frozen=True):
     """One event. Made by `fact_of`, or read back."""
 
     customer_no: int
@@ -141,7 +141,8 @@ def plan_of(facts: Sequence[Fact], catalog: Catalog) -> Plan:
         readings = read_all(readers, fact.data, by_call=by_call) if readers else []
         plan.meters.append(meters)
         plan.readings.append(readings)
-        words = unreadable(readings)
+        is_read = not readings or type(readings[0]) is Reading
+        words = None if is_read else unreadable(readings)
         if words is not None:
             plan.unreadable[index] = words
         elif fact.source != OUR_SOURCE:
@@ -190,10 +191,18 @@ async def record(
 
     The caller holds the catalog (`catalog.hold`), and ends the transaction. No customer is locked:
     two writers of one identity queue at its guard. Facts of the source `drawdown` have no guard:
-    who makes them gives each its own id.
+    who makes them gives each its own id. All facts of one call were received at one time.
     """
+    if not facts:
+        return []
     plan = plan_of(facts, catalog) if plan is None else plan
     claimed = await _claim(conn, [facts[index] for index in plan.first.values()])
+    if claimed is None and len(plan.first) == len(facts):
+        # Most times all are new: nothing to compare.
+        await _count(conn, plan, range(len(facts)), catalog)
+        return [NEW] * len(facts)
+    if claimed is None:
+        claimed = set(plan.first)
     lost = {
         identity
         for index, fact in enumerate(facts)
@@ -214,26 +223,35 @@ async def record(
         else:
             fates.append(await _meeting(conn, plan, index, claimed, stored, catalog))
     if fresh:
-        await _store(conn, [facts[index] for index in fresh], catalog)
-        tally = Tally()
-        for index in fresh:
-            fact = facts[index]
-            tally.add(fact, plan.meters[index], plan.readings[index], rates=fact.meters is None)
-        await add_up(conn, tally)
-        await mark_used(conn, catalog, tally)
+        await _count(conn, plan, fresh, catalog)
     return fates
 
 
-async def _claim(conn: Connection, facts: Sequence[Fact]) -> set[Identity]:
-    """Claim identities, each named once; those that nobody had."""
+async def _claim(conn: Connection, facts: Sequence[Fact]) -> set[Identity] | None:
+    """Claim identities, each named once: those that nobody had; None if that is all of them."""
     if not facts:
-        return set()
-    ordered = sorted(facts, key=lambda fact: (fact.customer_no, fact.source, fact.id))
-    rows = [(f.customer_no, f.source, f.id, f.content_hash, f.time, f.received_at) for f in ordered]
-    claimed = await conn.fetch(queries.event_guards_claim, *columns(rows, "iqq..."))
-    if len(claimed) == len(ordered):
-        return {fact.identity for fact in ordered}
-    return {(row[0], row[1], row[2]) for row in claimed}
+        return None
+    rows = sorted((f.customer_no, f.source, f.id, f.content_hash, f.time) for f in facts)
+    claimed = await conn.fetchrow(
+        queries.event_guards_claim, *columns(rows, "iqq.."), facts[0].received_at, len(rows)
+    )
+    assert claimed is not None, "an aggregate has a row"
+    if claimed["claimed"] == len(rows):
+        return None
+    parts = (claimed[name] or () for name in ("nos", "sources", "ids"))
+    return set(zip(*parts, strict=True))
+
+
+async def _count(conn: Connection, plan: Plan, fresh: Sequence[int], catalog: Catalog) -> None:
+    """Store what is new, and bring it into the rollups."""
+    facts = plan.facts
+    await _store(conn, [facts[index] for index in fresh], catalog)
+    tally = Tally()
+    for index in fresh:
+        fact = facts[index]
+        tally.add(fact, plan.meters[index], plan.readings[index], rates=fact.meters is None)
+    await add_up(conn, tally)
+    await mark_used(conn, catalog, tally.meter_nos())
 
 
 async def _known(
@@ -291,14 +309,15 @@ async def _store(conn: Connection, facts: Sequence[Fact], catalog: Catalog) -> N
     months = sorted({date(fact.time.year, fact.time.month, 1) for fact in facts})
     await conn.fetchrow(queries.events_open, months)
     # A clock that steps back must not make an event older than the meters that count it.
-    least = catalog.defined_at() or datetime.min.replace(tzinfo=UTC)
+    received_at = facts[0].received_at
+    if (least := catalog.defined_at()) is not None:
+        received_at = max(received_at, least)
     rows = [
         (
             fact.customer_no,
             fact.source,
             fact.id,
             fact.time,
-            max(fact.received_at, least),
             fact.type,
             fact.text,
             fact.extensions,
@@ -306,7 +325,7 @@ async def _store(conn: Connection, facts: Sequence[Fact], catalog: Catalog) -> N
         )
         for fact in facts
     ]
-    await conn.execute(queries.events_store, *columns(rows, "iqq..qqqs"))
+    await conn.execute(queries.events_store, *columns(rows, "iqq.qqqs"), received_at)
 
 
 # Counting
@@ -343,10 +362,9 @@ def sums_row(sums: Sums) -> tuple[Any, ...]:
     )
 
 
-async def mark_used(conn: Connection, catalog: Catalog, tally: Tally) -> None:
-    """From now on the definitions of the meters that counted or rejected are fixed."""
-    numbers = {key[1] for key in tally.rollups} | {row[1] for row in tally.rejects}
-    if unknown := sorted(numbers - catalog.used):
+async def mark_used(conn: Connection, catalog: Catalog, meter_nos: Iterable[int]) -> None:
+    """From now on the definitions of these meters, which counted or rejected, are fixed."""
+    if unknown := sorted(set(meter_nos) - catalog.used):
         rows = await conn.fetch(queries.meters_used, unknown)
         # Only what was marked by a transaction that has ended is known for good.
         catalog.used.update(set(unknown) - {row[0] for row in rows})

@@ -223,16 +223,16 @@ def _prepared(
         verdicts.append(None)
         facts.append(
             Fact(
-                customer_no=event.customer_no,
-                source=sent.source,
-                id=sent.id,
-                type=sent.type,
-                time=at,
-                received_at=now,
-                data=sent.data,
-                text=sent.text,
-                content_hash=sent.content_hash,
-                extensions=sent.extensions,
+                event.customer_no,
+                sent.source,
+                sent.id,
+                sent.type,
+                at,
+                now,
+                sent.data,
+                sent.text,
+                sent.content_hash,
+                sent.extensions,
             )
         )
     return verdicts, plan_of(facts, catalog)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
@@ -71,7 +71,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     """The whole description, ready to be encoded."""
     types = [ProblemShape]
     for route in routes:
-        types += [kind for kind in (route.body, *route.answers.values()) if kind is not None]
+        types += [kind for kind in (route.body, *answers_of(route)) if kind is not None]
     unique = list({id(kind): kind for kind in types}.values())
     schemas, components = msgspec.json.schema_components(
         unique, ref_template="#/components/schemas/{name}"
@@ -104,6 +104,14 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             },
         },
     }
+
+
+def answers_of(route: Route) -> list[Any]:
+    """The types of a route's answers, each of those that one status may have."""
+    found: list[Any] = []
+    for kind in route.answers.values():
+        found += kind if isinstance(kind, tuple) else (kind,)
+    return found
 
 
 def codes_of(route: Route) -> list[str]:
@@ -178,15 +186,32 @@ def _operation(route: Route, schema_of: dict[int, dict[str, Any]]) -> dict[str, 
     if route.scope is None:
         described["security"] = []
     if route.body is not None:
-        content: dict[str, Any] = {"schema": schema_of[id(route.body)]}
+        examples: dict[str, Any] = {}
         if route.example is not None:
-            content["examples"] = {"working": {"value": route.example}}
+            examples["examples"] = {"working": {"value": route.example}}
         described["requestBody"] = {
             # A body of which every member may be left out may be left out itself.
             "required": any(member.required for member in fields(route.body)),
-            "content": {kind: content for kind in ("application/json", *route.media)},
+            "content": {
+                kind: {"schema": _body_schema(kind, schema_of[id(route.body)], route), **examples}
+                for kind in ("application/json", *route.media)
+            },
         }
     return described
+
+
+def _body_schema(kind: str, single: dict[str, Any], route: Route) -> dict[str, Any]:
+    """The schema of a body; with further media types, some of them are lists of such bodies."""
+    many: dict[str, Any] = {
+        "type": "array",
+        "items": {},
+        "description": "Of such bodies, each judged alone.",
+    }
+    if not route.media:
+        return single
+    if kind == "application/json":
+        return {"anyOf": [single, many]}
+    return many if "batch" in kind else single
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -223,7 +248,10 @@ def _responses(route: Route, schema_of: dict[int, dict[str, Any]]) -> dict[str, 
     responses: dict[str, Any] = {}
     for status, kind in route.answers.items():
         described: dict[str, Any] = {"description": route.summary}
-        if kind is not None:
+        if isinstance(kind, tuple):
+            schema = {"anyOf": [schema_of[id(one)] for one in cast("tuple[Any, ...]", kind)]}
+            described["content"] = {"application/json": {"schema": schema}}
+        elif kind is not None:
             described["content"] = {"application/json": {"schema": schema_of[id(kind)]}}
         elif route.path == "/docs":
             described["content"] = {"text/html": {"schema": {"type": "string"}}}

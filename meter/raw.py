@@ -1,11 +1,12 @@
 """Raw reading: events as they count now, each with the data of its latest correction."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 from asyncpg import Record
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from meter.catalog import Meter
 from meter.events import Fact, decode_data, read_fact, reader_for
@@ -17,6 +18,8 @@ from sql.pool import Connection
 
 FETCHED_MAX: Final = 1_000
 """Events that are in memory at once."""
+SECONDS_MAX: Final = 3_600
+"""For one statement of a command that reads whole months."""
 
 
 class Current(Struct, frozen=True):
@@ -62,6 +65,42 @@ def readings_by(meter: Meter, fact: Fact) -> list[Reading | Unreadable | None]:
     if meter.meter_no not in fact.meters:
         return []
     return read_all([reader_for(meter)], fact.data, by_call=True)
+
+
+async def export(conn: Connection, month: date) -> AsyncIterator[bytes]:
+    """A month's raw events, each as a line of JSON; a corrected one with its latest correction.
+
+    Needs an open transaction; the customers' ids are the callers' own.
+    """
+    first = datetime(month.year, month.month, 1, tzinfo=UTC)
+    last = (first + timedelta(days=31)).replace(day=1)
+    await conn.execute(queries.usage_settings, f"{SECONDS_MAX}s")
+    row: Record
+    cursor = conn.cursor(
+        queries.events_of_month, first, last, prefetch=FETCHED_MAX, timeout=SECONDS_MAX
+    )
+    async for row in cursor:
+        line: dict[str, Any] = {
+            "subject": row["customer_id"],
+            "source": row["source"],
+            "id": row["id"],
+            "type": row["type"],
+            "time": row["time"],
+            "received_at": row["received_at"],
+            "data": Raw(row["data"].encode()),
+        }
+        if row["extensions"] is not None:
+            line |= msgspec.json.decode(row["extensions"])
+        if row["meters"]:
+            line["meters"] = row["meters"]
+        if row["action"] is not None:
+            corrected = None if row["corrected"] is None else Raw(row["corrected"].encode())
+            line["correction"] = {
+                "correction_id": row["correction_id"],
+                "action": row["action"],
+                "data": corrected,
+            }
+        yield msgspec.json.encode(line) + b"\n"
 
 
 # What a meter has counted

@@ -161,11 +161,26 @@ def _dims(definition: Definition) -> Callable[[Data], str]:
     gets = [(path, getter(path)) for _, path in definition.group_by]
     if not gets:
         return lambda _: NO_DIMS
+    if len(gets) == 1:
+        [(path, get)] = gets
+
+        def dim(data: Data) -> str:
+            found = get(data)
+            if type(found) is str and len(found) <= DIMENSION_BYTES_MAX // 4:
+                return _single(found)
+            return dims_text([_text(path, found)])
+
+        return dim
 
     def dims(data: Data) -> str:
         return dims_text([_text(path, get(data)) for path, get in gets])
 
     return dims
+
+
+@lru_cache(maxsize=10_000)
+def _single(text: str) -> str:
+    return dims_text([text])
 
 
 def dims_text(values: list[str | None]) -> str:

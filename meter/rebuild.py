@@ -6,7 +6,7 @@ were received before it was defined.
 """
 
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from msgspec import Struct
@@ -23,8 +23,6 @@ PIECE_EVENTS_MAX: Final = 5_000
 """Events counted in one transaction, some 50 ms in which nothing is taken in."""
 CUSTOMERS_MAX: Final = 1_000
 """Looked up at once."""
-END: Final = datetime(2262, 1, 1, tzinfo=UTC)
-"""After every event."""
 
 
 class Piece(Struct, frozen=True):
@@ -62,7 +60,7 @@ async def differences(pool: Pool, meter: Meter, *, customer_no: int | None = Non
     async for one in _customers(pool, meter, customer_no):
         for piece in await _pieces(pool, meter, one):
             async with transaction(pool, snapshot=True) as conn:
-                found += await _compare(conn, piece)
+                found += await compare(conn, piece)
     return found
 
 
@@ -73,8 +71,14 @@ async def _customers(pool: Pool, meter: Meter, only: int | None) -> AsyncIterato
     first = 0
     while True:
         async with transaction(pool) as conn:
+            await conn.execute(queries.usage_settings, f"{raw.SECONDS_MAX}s")
             rows = await conn.fetch(
-                queries.customers_of_meter, meter.meter_no, meter.event_type, first, CUSTOMERS_MAX
+                queries.customers_of_meter,
+                meter.meter_no,
+                meter.event_type,
+                first,
+                CUSTOMERS_MAX,
+                timeout=raw.SECONDS_MAX,
             )
         for row in rows:
             yield row["customer_no"]
@@ -84,21 +88,24 @@ async def _customers(pool: Pool, meter: Meter, only: int | None) -> AsyncIterato
 
 
 async def _pieces(pool: Pool, meter: Meter, customer_no: int) -> list[Piece]:
-    """All time since the first month that is kept, cut at grains so that no piece is large."""
-    async with transaction(pool) as conn:
-        month = await conn.fetchval(queries.event_month_first)
-        if month is None:
-            return []
-        first = datetime.combine(month, time(), UTC)
-        rows = await conn.fetch(queries.events_per_grain, customer_no, meter.event_type, first, END)
+    """The months whose raw events are kept, cut at grains so that no piece is large."""
     pieces: list[Piece] = []
-    from_, events = first, 0
-    for row in rows:
-        if events and events + row["events"] > PIECE_EVENTS_MAX:
-            pieces.append(Piece(customer_no, meter, from_, row["grain"]))
-            from_, events = row["grain"], 0
-        events += row["events"]
-    return [*pieces, Piece(customer_no, meter, from_, END)]
+    async with transaction(pool) as conn:
+        months = [row["month"] for row in await conn.fetch(queries.event_months_read)]
+        for month in months:
+            first = datetime.combine(month, time(), UTC)
+            last = (first + timedelta(days=31)).replace(day=1)
+            rows = await conn.fetch(
+                queries.events_per_grain, customer_no, meter.event_type, first, last
+            )
+            from_, events = first, 0
+            for row in rows:
+                if events and events + row["events"] > PIECE_EVENTS_MAX:
+                    pieces.append(Piece(customer_no, meter, from_, row["grain"]))
+                    from_, events = row["grain"], 0
+                events += row["events"]
+            pieces.append(Piece(customer_no, meter, from_, last))
+    return pieces
 
 
 async def _count(pool: Pool, piece: Piece) -> None:
@@ -113,11 +120,12 @@ async def _count(pool: Pool, piece: Piece) -> None:
             conn, piece.customer_no, meter, piece.from_, piece.to, piece.to
         )
         await add_up(conn, tally)
-        await mark_used(conn, known, tally)
+        await mark_used(conn, known, tally.meter_nos())
         await conn.execute(queries.meter_rebuilt, *place, piece.to)
 
 
-async def _compare(conn: Connection, piece: Piece) -> list[str]:
+async def compare(conn: Connection, piece: Piece) -> list[str]:
+    """Where the rollups of a piece are not what its raw events give; a sentence each."""
     meter = piece.meter
     through = (await raw.rebuilt_through(conn, piece.customer_no)).get(meter.meter_no)
     tally = await raw.count_again(conn, piece.customer_no, meter, piece.from_, piece.to, through)

@@ -68,7 +68,7 @@ class Route(Struct, frozen=True, kw_only=True):
     tag: str
     body: type | None = None
     answers: dict[int, Any]
-    """Status → type of the answer (None: no body)."""
+    """Status → type of the answer (None: no body; a tuple: one of these)."""
     errors: tuple[str, ...] = ()
     """Problem codes beyond those that every route may give."""
     query: tuple[Query, ...] = ()

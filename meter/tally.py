@@ -12,13 +12,14 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from meter.catalog import PER_EVENT, Meter
 from meter.paths import decimal_text
 from meter.readings import Reading, Unreadable
 
 GRAIN: Final = timedelta(minutes=15)
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 REASON_CHARS_MAX: Final = 300
+PER_EVENT: Final = frozenset({"count", "sum"})
+"""Aggregations that price each event; the others price a closed window once."""
 _EXACT: Final = Context(prec=200)
 """Sums are exact: far more digits than any number of events can fill."""
 
@@ -40,6 +41,17 @@ class Counted(Protocol):
     def time(self) -> datetime: ...
     @property
     def received_at(self) -> datetime: ...
+
+
+class Meter(Protocol):
+    """A meter, as far as counting goes."""
+
+    @property
+    def meter_no(self) -> int: ...
+    @property
+    def aggregation(self) -> str: ...
+    @property
+    def charge(self) -> str: ...
 
 
 class Sums(Struct):
@@ -99,6 +111,10 @@ class Tally(Struct):
             self.unrated_events.append(row)
         else:
             self.unrated_windows.add((*number, grain_of(event.time)))
+
+    def meter_nos(self) -> set[int]:
+        """The meters that counted or rejected something."""
+        return {key[1] for key in self.rollups} | {row[1] for row in self.rejects}
 
 
 def bring_in(sums: Sums, aggregation: str, event: Counted, value: Number) -> None:

@@ -18,7 +18,7 @@ from meter import raw
 from meter.catalog import Meter
 from meter.paths import decimal_text
 from meter.readings import NO_DIMS, Reading, dims_text
-from meter.tally import Sums, bring_in, quotient
+from meter.tally import Sums, bring_in, grain_of, quotient
 from meter.windows import Width
 from sql import queries
 from sql.pool import Connection
@@ -197,9 +197,12 @@ def _too_many_cells() -> TooMuchUsage:
 
 async def _by_minute(conn: Connection, asked: Asked) -> Cells:
     first, last, meter = asked.edges[0], asked.edges[-1], asked.meter
-    kept = await conn.fetchval(queries.event_month_first)
-    if kept is not None and first.date() < kept:
-        raise TooMuchUsage(f"raw events are kept from {kept}: minutes before can't be read")
+    place = asked.customer_no, meter.meter_no
+    if await conn.fetchval(queries.rollups_without_events, *place, grain_of(first), last):
+        raise TooMuchUsage(
+            "the raw events of this time were dropped, so minutes can't be read: ask for "
+            "window=hour"
+        )
     count = await conn.fetchval(
         queries.events_count, asked.customer_no, meter.event_type, first, last, RAW_EVENTS_MAX + 1
     )

@@ -4,7 +4,7 @@ The driver looks at each element of a list; PostgreSQL reads an array's text fas
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 
 def columns(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
@@ -33,7 +33,12 @@ def _words(column: Iterable[str | None]) -> str:
     return "{" + ",".join(["NULL" if word is None else f'"{word}"' for word in column]) + "}"
 
 
-def _texts(column: Iterable[str | None]) -> str:
+def _texts(column: Sequence[str | None]) -> str:
+    if None not in column:
+        # The whole column at once: no text holds U+0000.
+        joined = "\0".join(cast("Sequence[str]", column))
+        escaped = joined.replace("\\", "\\\\").replace('"', '\\"').replace("\0", '","')
+        return f'{{"{escaped}"}}'
     return f"{{{','.join(['NULL' if text is None else _quoted(text) for text in column])}}}"
 
 

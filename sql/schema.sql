@@ -571,7 +571,7 @@ CREATE TABLE unrated_events (
     id text COLLATE "C" NOT NULL,
     time timestamptz NOT NULL,
     received_at timestamptz NOT NULL,
-    -- Why it has no price, and when that is looked at again.
+    -- Why it could not be priced, and when that is tried again.
     refusal text,
     not_before timestamptz,
     PRIMARY KEY (customer_no, meter_no, source, id)
@@ -582,10 +582,10 @@ CREATE TABLE unrated_windows (
     customer_no bigint NOT NULL,
     meter_no integer NOT NULL,
     grain timestamptz NOT NULL,
+    -- Grows with every change, so that what was priced meanwhile is not taken for done.
+    version bigint NOT NULL DEFAULT 1,
     refusal text,
     not_before timestamptz,
-    -- Grows when something changes in it.
-    version bigint NOT NULL DEFAULT 1,
     PRIMARY KEY (customer_no, meter_no, grain)
 );
 
@@ -791,12 +791,10 @@ lots, holds, hold_steps, debts, reversed_charges, meters, price_counters, correc
 meter_rebuilds
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
-api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values, unrated_events,
-unrated_windows
+api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values,
+unrated_events, unrated_windows
 TO drawdown_app;
-GRANT SELECT, INSERT, DELETE ON
-event_guards, meter_rejects
-TO drawdown_app;
+GRANT SELECT, INSERT, DELETE ON event_guards, meter_rejects TO drawdown_app;
 GRANT SELECT ON account_balances TO drawdown_app;
 REVOKE EXECUTE ON FUNCTION event_month_drop_v1(date) FROM public;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO drawdown_app;

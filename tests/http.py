@@ -21,6 +21,7 @@ from jobs.schedule import TIMETABLE
 from ledger import customers
 from meter.app import create_app
 from meter.auth import new_key
+from meter.http import ROUTES
 from meter.problems import CODES
 from meter.server import Server
 from meter.service import Config, Service
@@ -208,6 +209,10 @@ class World:
         return re.sub(r"{(\w+)}", lambda match: quote(given[match[1]], safe=""), template)
 
 
+METER: Final = next(r.example for r in ROUTES if r.operation == "put_meter")
+"""The meter of the reference's example."""
+
+
 async def furnish(api: Api, customer_id: str = "acme") -> World:
     """Make a customer who has something of every kind that a route can name."""
     await api.customer(customer_id, name=f"{customer_id} Ltd", email="books@example.com")
@@ -217,6 +222,10 @@ async def furnish(api: Api, customer_id: str = "acme") -> World:
     charge = await api.post("/v1/consume", {"customer_id": customer_id, "amount": "30"}, key=key)
     assert charge.status == 201, charge
     journals = await api.get(f"/v1/journals?customer_id={quote(customer_id, safe='')}&limit=1")
+    await api.put("/v1/meters/tokens", METER)
+    used = {"source": "chat", "id": "req-5500", "type": "llm.usage", "subject": customer_id}
+    sent = await api.post("/v1/events", {**used, "data": {"input_tokens": 9}}, key=None)
+    assert sent.status in (200, 202), sent
     spare = await api.post("/v1/keys", {"name": "spare", "scopes": ["usage:read"]}, key=None)
     ids = {
         "customer_id": customer_id,
@@ -227,6 +236,7 @@ async def furnish(api: Api, customer_id: str = "acme") -> World:
         "key_id": spare.body["id"],
         "key": key,
         "code": "tokens",
+        "meter": "tokens",
         "name": "sweep",
     }
     return World(customer_id, ids)

@@ -256,7 +256,7 @@ ROUTES: Final = (
         handler=record_events,
         tag="Metering",
         body=bodies.EventBody,
-        answers={202: EventAnswer, 200: EventAnswer | BatchAnswer},
+        answers={202: EventAnswer, 200: (EventAnswer, BatchAnswer)},
         errors=(
             "customer_not_found",
             "invalid_customer_id",

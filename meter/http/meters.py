@@ -1,7 +1,7 @@
 """Meters, and the usage that they count."""
 
 from datetime import datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from msgspec import Raw, Struct
@@ -165,7 +165,7 @@ def _width(call: Call) -> Width | None:
     width = call.query.get("window")
     if width is not None and width not in WIDTHS:
         raise ProblemError(422, "invalid_query", f"window is one of {', '.join(WIDTHS)}.")
-    return cast("Width | None", width)
+    return width
 
 
 def _moment(call: Call, name: str) -> datetime | None:

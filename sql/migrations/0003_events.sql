@@ -123,6 +123,9 @@ CREATE TABLE unrated_events (
     id text COLLATE "C" NOT NULL,
     time timestamptz NOT NULL,
     received_at timestamptz NOT NULL,
+    -- Why it could not be priced, and when that is tried again.
+    refusal text,
+    not_before timestamptz,
     PRIMARY KEY (customer_no, meter_no, source, id)
 );
 
@@ -131,6 +134,10 @@ CREATE TABLE unrated_windows (
     customer_no bigint NOT NULL,
     meter_no integer NOT NULL,
     grain timestamptz NOT NULL,
+    -- Grows with every change, so that what was priced meanwhile is not taken for done.
+    version bigint NOT NULL DEFAULT 1,
+    refusal text,
+    not_before timestamptz,
     PRIMARY KEY (customer_no, meter_no, grain)
 );
 
@@ -218,9 +225,9 @@ $$;
 
 GRANT SELECT, INSERT ON events, event_months TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON corrections, meter_rebuilds TO drawdown_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON rollups, rollup_values TO drawdown_app;
-GRANT SELECT, INSERT, DELETE ON
-event_guards, meter_rejects, unrated_events, unrated_windows
+GRANT SELECT, INSERT, UPDATE, DELETE ON
+rollups, rollup_values, unrated_events, unrated_windows
 TO drawdown_app;
+GRANT SELECT, INSERT, DELETE ON event_guards, meter_rejects TO drawdown_app;
 REVOKE EXECUTE ON FUNCTION event_month_drop_v1(date) FROM public;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO drawdown_app;

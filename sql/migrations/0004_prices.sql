@@ -74,14 +74,5 @@ CREATE TABLE price_counters (
     PRIMARY KEY (customer_no, period_end, period_start, counter)
 ) WITH (fillfactor = 70);
 
--- Why an event or a window that is to be charged was not, and when it is looked at again; and what
--- changed in a window since it was looked at.
-ALTER TABLE unrated_events ADD COLUMN refusal text;
-ALTER TABLE unrated_events ADD COLUMN not_before timestamptz;
-ALTER TABLE unrated_windows ADD COLUMN refusal text;
-ALTER TABLE unrated_windows ADD COLUMN not_before timestamptz;
-ALTER TABLE unrated_windows ADD COLUMN version bigint NOT NULL DEFAULT 1;
-
-GRANT UPDATE ON unrated_events, unrated_windows TO drawdown_app;
 GRANT SELECT, INSERT ON rate_cards, charge_lines TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON price_counters TO drawdown_app;

@@ -9,13 +9,25 @@ SELECT service_now_v1(), event_months_make_v1($1::date[]);
 
 -- event_guards_claim --
 -- Claims identities; those that somebody has already are left out. Waits for a writer of the same.
-INSERT INTO event_guards (customer_no, source, id, content_hash, time, received_at)
-SELECT * FROM unnest(
-    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::bytea[], $5::timestamptz[],
-    $6::timestamptz[]
+-- $7 is how many there are: which were claimed is only told where some were not.
+WITH claimed AS (
+    INSERT INTO event_guards (customer_no, source, id, content_hash, time, received_at)
+    SELECT
+        s.*,
+        $6::timestamptz AS received_at
+    FROM unnest(
+        $1::text::bigint[], $2::text::text[], $3::text::text[], $4::bytea[], $5::timestamptz[]
+    ) AS s
+    ON CONFLICT DO NOTHING
+    RETURNING customer_no, source, id
 )
-ON CONFLICT DO NOTHING
-RETURNING customer_no, source, id;
+
+SELECT
+    count(*) AS claimed,
+    CASE WHEN count(*) < $7::bigint THEN array_agg(customer_no) END AS nos,
+    CASE WHEN count(*) < $7::bigint THEN array_agg(source) END AS sources,
+    CASE WHEN count(*) < $7::bigint THEN array_agg(id) END AS ids
+FROM claimed;
 
 -- event_guards_read --
 -- What is known of identities that could not be claimed.
@@ -31,12 +43,11 @@ INSERT INTO events (
     customer_no, source, id, time, received_at, type, data, extensions, meters
 )
 SELECT
-    customer_no, source, id, time, received_at, type, data, extensions, meters::integer[]
+    customer_no, source, id, time, $9::timestamptz, type, data, extensions, meters::integer[]
 FROM unnest(
-    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::timestamptz[], $5::timestamptz[],
-    $6::text::text[],
-    $7::text::text[], $8::text::text[], $9::text::text[]
-) AS s (customer_no, source, id, time, received_at, type, data, extensions, meters);
+    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::timestamptz[], $5::text::text[],
+    $6::text::text[], $7::text::text[], $8::text::text[]
+) AS s (customer_no, source, id, time, type, data, extensions, meters);
 
 -- events_find --
 -- Stored events by identity and time.
@@ -136,7 +147,8 @@ ON CONFLICT DO NOTHING;
 -- Notes quarters of an hour in which something changed that is priced by window.
 INSERT INTO unrated_windows AS w (customer_no, meter_no, grain)
 SELECT * FROM unnest($1::text::bigint[], $2::text::integer[], $3::timestamptz[])
-ON CONFLICT (customer_no, meter_no, grain) DO UPDATE SET version = w.version + 1;
+ON CONFLICT (customer_no, meter_no, grain) DO UPDATE SET
+    version = w.version + 1, not_before = NULL;
 
 -- meters_used --
 -- Marks meters as used; answers those that were not yet.

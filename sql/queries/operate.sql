@@ -34,9 +34,9 @@ SELECT to_regclass('schema_migrations') IS NOT NULL;
 SELECT number, name, checksum FROM schema_migrations ORDER BY number DESC LIMIT 1;
 
 -- tables_read --
--- Every table of ours but that of migrations: the columns that are stored, the tables it refers to,
--- and the statements that read all of it in the order of its primary key, ask whether it has a row,
--- and empty it.
+-- Every table of ours but that of migrations: the columns that are stored, the tables it refers to
+-- (events need the partitions that rows of event_months make), and the statements that read all of
+-- it in the order of its primary key, ask whether it has a row, and empty it.
 SELECT
     c.relname::text AS name,
     stored.columns,
@@ -45,6 +45,8 @@ SELECT
         FROM pg_constraint AS f
         INNER JOIN pg_class AS p ON f.confrelid = p.oid
         WHERE f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid
+        UNION ALL
+        SELECT 'event_months' WHERE c.relname = 'events'
     ) AS parents,
     format('SELECT %s FROM %I ORDER BY %s', stored.list, c.relname, key.list) AS read_all,
     format('SELECT EXISTS (SELECT 1 FROM %I)', c.relname) AS has_rows,
@@ -100,6 +102,11 @@ FROM (
         'job_runs',
         pg_get_serial_sequence('job_runs', 'run_no'),
         (SELECT max(run_no) FROM job_runs)
+    UNION ALL
+    SELECT
+        'meters',
+        pg_get_serial_sequence('meters', 'meter_no'),
+        (SELECT max(meter_no) FROM meters)
 ) AS s
 WHERE s.highest > coalesce(pg_sequence_last_value(s.sequence::regclass), 0);
 

@@ -1123,3 +1123,229 @@ FROM digested
 WHERE made IS DISTINCT FROM notes_digest
 ORDER BY customer_no, seq
 LIMIT $1::integer;
+
+-- proof_identities --
+-- Every identity has its event, and every event from outside its identity for as long as those are
+-- kept. Events of months that were dropped are gone.
+SELECT
+    g.customer_no,
+    'events' AS asset,
+    'the identity ' || g.source || ' ' || g.id || ' has no event' AS what,
+    NULL AS expected,
+    NULL AS found
+FROM event_guards AS g
+INNER JOIN
+    event_months AS m
+    ON date_trunc('month', g.time AT TIME ZONE 'UTC')::date = m.month
+LEFT JOIN
+    events AS e
+    ON
+        g.customer_no = e.customer_no
+        AND g.time = e.time
+        AND g.source = e.source
+        AND g.id = e.id
+WHERE e.customer_no IS NULL
+UNION ALL
+SELECT
+    e.customer_no,
+    'events',
+    'the event ' || e.source || ' ' || e.id || ' has no identity',
+    NULL,
+    NULL
+FROM events AS e
+LEFT JOIN
+    event_guards AS g
+    ON
+        e.customer_no = g.customer_no
+        AND e.source = g.source
+        AND e.id = g.id
+        AND e.time = g.time
+WHERE
+    g.customer_no IS NULL
+    AND e.source <> 'drawdown'
+    AND e.received_at > (SELECT service_now_v1() - interval '35 days')
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_corrections --
+-- The corrections of an event are numbered without gaps, the last one is the latest, none follows a
+-- cancellation, and the event exists.
+WITH chains AS (
+    SELECT
+        customer_no,
+        time,
+        source,
+        id,
+        count(*) AS corrections,
+        max(number) AS last,
+        min(number) FILTER (WHERE is_latest) AS latest,
+        count(*) FILTER (WHERE is_latest) AS latests,
+        min(number) FILTER (WHERE action = 'cancel') AS cancelled
+    FROM corrections
+    GROUP BY customer_no, time, source, id
+)
+
+SELECT
+    c.customer_no,
+    'events' AS asset,
+    CASE
+        WHEN e.customer_no IS NULL
+            THEN 'the event ' || c.source || ' ' || c.id || ' was corrected and is not there'
+        ELSE 'the corrections of ' || c.source || ' ' || c.id || ' do not follow each other'
+    END AS what,
+    NULL AS expected,
+    NULL AS found
+FROM chains AS c
+LEFT JOIN
+    event_months AS m
+    ON date_trunc('month', c.time AT TIME ZONE 'UTC')::date = m.month
+LEFT JOIN
+    events AS e
+    ON
+        c.customer_no = e.customer_no
+        AND c.time = e.time
+        AND c.source = e.source
+        AND c.id = e.id
+WHERE
+    (m.month IS NOT NULL AND e.customer_no IS NULL)
+    OR c.corrections <> c.last
+    OR c.latests <> 1
+    OR c.latest <> c.last
+    OR c.cancelled < c.last
+ORDER BY c.customer_no, what
+LIMIT $1::integer;
+
+-- proof_rollups --
+-- Of each grain a meter has counted, or rejected, exactly the events that it reads: those of its
+-- type, or recorded for it; not cancelled; received since it was defined, or before if it was
+-- rebuilt. A meter with filters has counted no more than those. What it made of their values,
+-- `drawdown usage rebuild --check` counts again.
+WITH readable AS (
+    SELECT
+        e.customer_no,
+        m.meter_no,
+        date_bin('15 minutes', e.time, '1970-01-01 00:00:00+00') AS grain,
+        count(*) AS events
+    FROM events AS e
+    INNER JOIN
+        meters AS m
+        ON e.type = m.event_type AND (e.meters IS NULL OR m.meter_no = any(e.meters))
+    LEFT JOIN
+        meter_rebuilds AS b
+        ON e.customer_no = b.customer_no AND m.meter_no = b.meter_no
+    LEFT JOIN
+        corrections AS c
+        ON
+            e.customer_no = c.customer_no
+            AND e.time = c.time
+            AND e.source = c.source
+            AND e.id = c.id
+            AND c.is_latest
+    WHERE
+        c.action IS DISTINCT FROM 'cancel'
+        AND (e.received_at >= m.defined_at OR e.time < b.through)
+    GROUP BY e.customer_no, m.meter_no, grain
+),
+
+counted AS (
+    SELECT p.customer_no, p.meter_no, p.grain, sum(p.events) AS events
+    FROM (
+        SELECT customer_no, meter_no, grain, sum(events) AS events
+        FROM rollups
+        GROUP BY customer_no, meter_no, grain
+        UNION ALL
+        SELECT
+            customer_no,
+            meter_no,
+            date_bin('15 minutes', time, '1970-01-01 00:00:00+00') AS grain,
+            count(*)
+        FROM meter_rejects
+        GROUP BY customer_no, meter_no, grain
+    ) AS p
+    INNER JOIN
+        event_months AS k
+        ON date_trunc('month', p.grain AT TIME ZONE 'UTC')::date = k.month
+    GROUP BY p.customer_no, p.meter_no, p.grain
+)
+
+SELECT
+    coalesce(r.customer_no, c.customer_no) AS customer_no,
+    'events' AS asset,
+    'meter ' || coalesce(m.meter, '?') || ' at '
+    || to_char(coalesce(r.grain, c.grain) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') AS what,
+    coalesce(r.events, 0)::numeric AS expected,
+    coalesce(c.events, 0)::numeric AS found
+FROM readable AS r
+FULL JOIN
+    counted AS c
+    ON r.customer_no = c.customer_no AND r.meter_no = c.meter_no AND r.grain = c.grain
+LEFT JOIN meters AS m ON coalesce(r.meter_no, c.meter_no) = m.meter_no
+WHERE
+    coalesce(c.events, 0) > coalesce(r.events, 0)
+    OR (m.filters IS NULL AND coalesce(c.events, 0) < coalesce(r.events, 0))
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_values --
+-- Every event that a meter of distinct values counted has one of them.
+SELECT
+    coalesce(r.customer_no, v.customer_no) AS customer_no,
+    'events' AS asset,
+    'distinct values of meter ' || m.meter || ' at '
+    || to_char(coalesce(r.grain, v.grain) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') AS what,
+    coalesce(r.events, 0)::numeric AS expected,
+    coalesce(v.events, 0)::numeric AS found
+FROM (
+    SELECT x.*
+    FROM rollups AS x
+    INNER JOIN meters AS u ON x.meter_no = u.meter_no
+    WHERE u.aggregation = 'unique'
+) AS r
+FULL JOIN (
+    SELECT customer_no, meter_no, grain, dims, sum(events) AS events
+    FROM rollup_values
+    GROUP BY customer_no, meter_no, grain, dims
+) AS v
+    ON
+        r.customer_no = v.customer_no
+        AND r.meter_no = v.meter_no
+        AND r.grain = v.grain
+        AND r.dims = v.dims
+LEFT JOIN meters AS m ON coalesce(r.meter_no, v.meter_no) = m.meter_no
+WHERE coalesce(r.events, 0) <> coalesce(v.events, 0)
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_unrated --
+-- What is still to be priced is there: its event, and its meter.
+SELECT
+    u.customer_no,
+    'events' AS asset,
+    'the event ' || u.source || ' ' || u.id || ' is to be priced and is not there' AS what,
+    NULL AS expected,
+    NULL AS found
+FROM unrated_events AS u
+LEFT JOIN
+    events AS e
+    ON
+        u.customer_no = e.customer_no
+        AND u.time = e.time
+        AND u.source = e.source
+        AND u.id = e.id
+WHERE e.customer_no IS NULL
+UNION ALL
+SELECT
+    u.customer_no,
+    'events',
+    'meter no. ' || u.meter_no || ' has something to be priced and is not there',
+    NULL,
+    NULL
+FROM (
+    SELECT customer_no, meter_no FROM unrated_events
+    UNION
+    SELECT customer_no, meter_no FROM unrated_windows
+) AS u
+LEFT JOIN meters AS m ON u.meter_no = m.meter_no
+WHERE m.meter_no IS NULL
+ORDER BY customer_no, what
+LIMIT $1::integer;

@@ -96,10 +96,6 @@ GROUP BY GROUPING SETS ((place, dims), (place), (dims), ())
 ORDER BY level, place, dims
 LIMIT $9::bigint;
 
--- event_month_first --
--- The first month whose raw events are kept.
-SELECT min(month) FROM event_months;
-
 -- event_months_read --
 -- Every month whose raw events are kept, in order.
 SELECT month FROM event_months ORDER BY month;
@@ -196,3 +192,45 @@ WHERE
     AND meter_no = $2::integer
     AND grain >= $3::timestamptz
     AND grain < $4::timestamptz;
+
+-- usage_settings --
+-- For the open transaction of a command that reads whole months: the time to do so.
+SELECT
+    set_config('statement_timeout', $1::text, true),
+    set_config('idle_in_transaction_session_timeout', '0', true),
+    set_config('enable_seqscan', 'on', true);
+
+-- events_of_month --
+-- Every raw event between two times with its latest correction, in order.
+SELECT
+    d.customer_id, e.source, e.id, e.type, e.time, e.received_at, e.data, e.extensions,
+    array(
+        SELECT m.meter FROM unnest(e.meters) AS n (no) INNER JOIN meters AS m ON n.no = m.meter_no
+    ) AS meters,
+    c.correction_id, c.action, c.data AS corrected
+FROM events AS e
+INNER JOIN customer_directory AS d ON e.customer_no = d.customer_no
+LEFT JOIN
+    corrections AS c
+    ON
+        e.customer_no = c.customer_no
+        AND e.time = c.time
+        AND e.source = c.source
+        AND e.id = c.id
+        AND c.is_latest
+WHERE e.time >= $1::timestamptz AND e.time < $2::timestamptz
+ORDER BY e.customer_no, e.time, e.source, e.id;
+
+-- rollups_without_events --
+-- Whether a meter counted something of a customer in a time whose raw events were dropped.
+SELECT count(*) > 0
+FROM rollups AS r
+LEFT JOIN
+    event_months AS m
+    ON date_trunc('month', r.grain AT TIME ZONE 'UTC')::date = m.month
+WHERE
+    r.customer_no = $1::bigint
+    AND r.meter_no = $2::integer
+    AND r.grain >= $3::timestamptz
+    AND r.grain < $4::timestamptz
+    AND m.month IS NULL;

@@ -580,3 +580,33 @@ async def open_connection(port: int) -> Any:
     import asyncio
 
     return await asyncio.open_connection("127.0.0.1", port, family=socket.AF_INET)
+
+
+EVENT = b'{"id":"e","source":"s","type":"t","subject":"acme"}'
+
+
+@pytest.mark.parametrize(
+    ("raw", "headers"),
+    [
+        (EVENT, {}),
+        (EVENT, {"Content-Type": "application/cloudevents+json"}),
+        (b"[" + EVENT + b"]", {"Content-Type": "application/cloudevents-batch+json"}),
+        (b"[" + EVENT + b",{},7]", {}),
+        (b"{}", {"ce-id": "1", "ce-source": "s", "ce-type": "t", "ce-subject": "acme"}),
+        (b"{}", {"ce-id": "1"}),
+        (EVENT, {"Content-Encoding": "gzip"}),
+        (EVENT, {"Content-Encoding": "br"}),
+        (EVENT, {"Content-Type": "text/plain"}),
+        (EVENT, {"Content-Type": ""}),
+        (EVENT, {"Authorization": "Bearer wrong"}),
+        (EVENT.replace(b"acme", b"nobody"), {}),
+        (b"{", {}),
+        (b"", {}),
+        (None, {}),
+    ],
+    ids=str,
+)
+async def test_events(pair: Pair, raw: bytes | None, headers: dict[str, str]) -> None:
+    answer = await pair.send("POST", "/v1/events", raw, headers=headers)
+    pair.described.check("POST", "/v1/events", answer)
+    assert (await pair.send("POST", "/v1/events?x=1", raw, headers=headers)).status >= 400

@@ -170,7 +170,12 @@ async def test_up_sandbox_serves_stops_and_finds_its_books_again(books: Path) ->
             await api.grant("10")
             await api.reserve("4")
             jobs = (await api.get("/v1/jobs")).body["data"]
-            assert {job["name"] for job in jobs} == {"sweep", "forget_refusals"}
+            assert {job["name"] for job in jobs} == {
+                "sweep",
+                "forget_refusals",
+                "forget_guards",
+                "event_partitions",
+            }
             ran = await api.post("/v1/jobs/sweep/run", key=None)
             assert (ran.status, ran.body["error"]) == (200, None)
             assert (await api.post("/v1/jobs/nope/run", key=None)).code == "job_not_found"

@@ -44,6 +44,7 @@ from ledger.state import Settings
 from ledger.transact import Result, transact
 from sql.migrate import migrate
 from sql.pool import Connection
+from tests.metering import use_something
 from tests.servers import Database, Databases, connected, open_folder, quiet
 
 UNIT = 10**9
@@ -228,6 +229,7 @@ async def lived(databases: Databases) -> AsyncGenerator[Database]:
         await time_passes(life)
         await beyond_the_wallet(life)
         await tokens_above_a_hold(life)
+        await use_something(conn, [1, 2])
     yield made
     await databases.drop(made)
 
@@ -266,6 +268,10 @@ def of_journal(column: str, value: str, kind: str = "expiry") -> str:
     return (
         f"UPDATE journals SET {column} = {value} WHERE customer_no = 1 AND seq = ({journal(kind)})"
     )
+
+
+def of_meter(key: str) -> str:
+    return f"meter_no = (SELECT meter_no FROM meters WHERE meter = '{key}')"
 
 
 CORRUPTIONS: list[tuple[str, str]] = [
@@ -448,6 +454,54 @@ CORRUPTIONS: list[tuple[str, str]] = [
     ("customers", "DELETE FROM customer_directory WHERE customer_no = 1"),
     ("customers", "UPDATE customers SET last_no = last_no - 1 WHERE customer_no = 1"),
     ("customers sequence due", "DELETE FROM customers WHERE customer_no = 1"),
+    # Events
+    ("identities", "DELETE FROM event_guards WHERE customer_no = 1 AND id = 'e1'"),
+    (
+        "identities",
+        "UPDATE event_guards SET time = time - interval '1 us' WHERE customer_no = 1 AND id = 'e1'",
+    ),
+    (
+        "identities rollups unrated",
+        "DELETE FROM events WHERE customer_no = 1 AND id = 'e1'",
+    ),
+    (
+        "rollups unrated",
+        "DELETE FROM events WHERE customer_no = 1 AND source = 'drawdown';"
+        "INSERT INTO unrated_events SELECT 1, meter_no, 'drawdown', 'c1', now(), now()"
+        " FROM meters WHERE meter = 'calls'",
+    ),
+    ("corrections", "UPDATE corrections SET number = 2 WHERE customer_no = 1 AND id = 'e4'"),
+    (
+        "corrections",
+        "UPDATE corrections SET is_latest = false WHERE customer_no = 1 AND id = 'e4'",
+    ),
+    (
+        "corrections",
+        "UPDATE corrections SET is_latest = false WHERE customer_no = 1 AND id = 'e3';"
+        'INSERT INTO corrections SELECT (jsonb_populate_record(c, \'{"number": 2,'
+        ' "correction_id": "x", "is_latest": true}\')).*'
+        " FROM corrections AS c WHERE customer_no = 1 AND id = 'e3'",
+    ),
+    ("corrections rollups", "UPDATE corrections SET id = 'e9' WHERE customer_no = 1 AND id = 'e3'"),
+    *(
+        ("rollups", f"UPDATE rollups SET events = events + 9 WHERE customer_no = 1 AND {meter}")
+        for meter in (of_meter("calls"), of_meter("tokens"), of_meter("few"))
+    ),
+    ("rollups", f"DELETE FROM rollups WHERE customer_no = 1 AND {of_meter('calls')}"),
+    ("rollups", "DELETE FROM meter_rejects WHERE customer_no = 1"),
+    (
+        "rollups",
+        "INSERT INTO rollups SELECT 1, meter_no, '2001-01-01Z', '[]', 1"
+        " FROM meters WHERE meter = 'calls';"
+        "INSERT INTO event_months VALUES ('2001-01-01')",
+    ),
+    ("values", "DELETE FROM rollup_values WHERE customer_no = 1 AND value = 'u4'"),
+    ("values", "UPDATE rollup_values SET events = 5 WHERE customer_no = 1 AND value = 'u4'"),
+    (
+        "unrated",
+        "UPDATE unrated_events SET id = 'e9' WHERE customer_no = 1 AND id = 'e1'",
+    ),
+    ("unrated", "INSERT INTO unrated_windows VALUES (1, 999, now())"),
     # The chain: whatever enters a hash
     *(
         ("hashes", of_journal(column, value))
@@ -628,7 +682,7 @@ async def test_verify_of_true_books_lists_the_checks_and_exits_0(
     assert [line.split()[:2] for line in lines] == [
         ["ok", check.name] for check in (*CHECKS, *CHAIN_CHECKS)
     ]
-    assert re.fullmatch(r"the books are proved: 25 checks in \d+\.\d s", last)
+    assert re.fullmatch(r"the books are proved: 28 checks in \d+\.\d s", last)
 
 
 @pytest.mark.breaks_books
@@ -652,7 +706,7 @@ async def test_verify_of_broken_books_names_the_customer_and_exits_1(
     )
     assert "FAILED  pins        each lot is pinned by open holds only" in text
     assert f"        customer alice (no. 1): {what}" in text.splitlines()
-    assert text.endswith("the books are NOT proved: 1 of 23 checks failed (pins)\n")
+    assert text.endswith("the books are NOT proved: 1 of 26 checks failed (pins)\n")
     assert report["ok"] is False
     assert [check["failures"] for check in report["checks"] if not check["ok"]] == [
         [{"check": "pins", "customer_no": 1, "customer_id": "alice", "what": what}]
@@ -685,7 +739,7 @@ async def test_verify_of_an_embedded_database_that_is_not_running_starts_and_sto
         assert lacking == 1
         assert "lacks 0001_ledger: run `drawdown migrate` first" in told
         assert await asyncio.to_thread(run, ["verify", "--data", str(folder)]) == 0
-        assert "the books are proved: 23 checks" in capsys.readouterr().out
+        assert "the books are proved: 26 checks" in capsys.readouterr().out
         async with await Embedded.start(folder, say=quiet):  # nobody holds it any more
             pass
     finally:

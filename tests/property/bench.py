@@ -41,29 +41,29 @@ class Bench:
 
     def __init__(self, database: Database) -> None:
         self.loop = asyncio.new_event_loop()
-        self._run(freeze_clock(database))
-        self.conn: Connection = self._run(connect(database.dsn, statement_cache=STATEMENT_CACHE))
+        self.run(freeze_clock(database))
+        self.conn: Connection = self.run(connect(database.dsn, statement_cache=STATEMENT_CACHE))
         self._made = 0
 
     def close(self) -> None:
-        self._run(self.conn.close())
+        self.run(self.conn.close())
         self.loop.close()
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
     def customers(self, count: int) -> dict[str, int]:
         """New customers: their ids and numbers."""
         self._made += 1
         names = [f"c-{self._made}-{n}" for n in range(count)]
-        return self._run(customers.make(self.conn, names, signup_due=False))
+        return self.run(customers.make(self.conn, names, signup_due=False))
 
     def move_clock(self, at: datetime) -> None:
-        self._run(set_clock(self.conn, at))
+        self.run(set_clock(self.conn, at))
 
     def send(self, batch: Sequence[Request]) -> list[Result]:
         """A batch as the service runs it: one transaction, committed."""
-        return self._run(self._send(batch))
+        return self.run(self._send(batch))
 
     async def _send(self, batch: Sequence[Request]) -> list[Result]:
         async with self.conn.transaction():
@@ -71,4 +71,4 @@ class Bench:
         return [result for result in results if result is not None]
 
     def rows(self, query: str, *args: object) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in self._run(self.conn.fetch(query, *args))]
+        return [tuple(row) for row in self.run(self.conn.fetch(query, *args))]

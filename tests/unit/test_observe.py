@@ -18,6 +18,7 @@ NAMES = {
     "drawdown_batch_seconds",
     "drawdown_queue_depth",
     "drawdown_queue_wait_seconds",
+    "drawdown_events",
     "drawdown_retries",
     "drawdown_refusals",
     "drawdown_holds_overdue",
