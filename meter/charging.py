@@ -23,6 +23,7 @@ from ledger.rated import (
     Usage,
     UsageItem,
     UsageState,
+    netted,
 )
 from ledger.state import MICROSECOND, Books
 from meter.catalog import PER_EVENT, Catalog, Meter
@@ -78,7 +79,7 @@ class Pricer(Struct, frozen=True):
             if line is None:
                 return _unmatched(chosen, item, pointer)
             lines.append(line)
-        priced = Priced(chosen.asset, chosen.card, tuple(lines))
+        priced = Priced(chosen.asset, chosen.card, netted(lines))
         if priced.amount > AMOUNT_MAX:
             limit = format_amount(AMOUNT_MAX, self.scales[chosen.asset])
             return refuse(
@@ -108,7 +109,7 @@ class Pricer(Struct, frozen=True):
         if again is None:
             return _unmatched(card, item)
         again = msgspec.structs.replace(again, makes_event=False, revision=2 * revision)
-        return Priced(card.asset, card.card, (undone, again))
+        return Priced(card.asset, card.card, netted((undone, again)))
 
     def _undo(
         self, state: UsageState, card: RateCard, line: Line, counters: dict[CounterKey, Counted]
