@@ -142,11 +142,23 @@ def ambiguous(rates: tuple[Rate, ...]) -> tuple[Rate, Rate] | None:
                 return seen[rate.match], rate
             seen[rate.match] = rate
     for place, one in enumerate(rates):
+        mine = dict(one.match)
         for other in rates[place + 1 :]:
+            if _differ(mine, other):
+                continue
             both = overlap(one, other)
             if both is not None and both not in matches:
                 return one, other
     return None
+
+
+def _differ(mine: dict[str, str], other: Rate) -> bool:
+    """Whether two literals keep them apart: so it is of most pairs, and quick to see."""
+    for name, pattern in other.match:
+        known = mine.get(name, pattern)
+        if known != pattern and known[-1] != "*" and pattern[-1] != "*":
+            return True
+    return False
 
 
 def overlap(one: Rate, other: Rate) -> tuple[tuple[str, str], ...] | None:
