@@ -28,7 +28,7 @@ from ledger.rated import (
 from ledger.state import MICROSECOND, Books
 from meter.catalog import PER_EVENT, Catalog, Meter
 from meter.rate_cards import DEFAULT_CARD, RateCard
-from meter.rates import Dimensions, Rate, find, period, price
+from meter.rates import Rate, find, matched, period, price
 
 QUANTITY_ONE: Final = 10**QUANTITY_SCALE
 
@@ -348,14 +348,6 @@ def _unmatched(card: RateCard, item: UsageItem, pointer: str | None = None) -> O
 
 def _no_rate(words: str, *, pointer: str | None = None, **facts: object) -> Outcome:
     return refuse(422, "no_rate", words, pointer=pointer, **facts)
-
-
-def matched(dimensions: Mapping[str, Any]) -> Dimensions:
-    """Dimensions as rates match them: text as it is, numbers and booleans as their JSON."""
-    return {
-        name: value if value is None or isinstance(value, str) else _sorted_json(value).decode()
-        for name, value in dimensions.items()
-    }
 
 
 def dimensions_text(dimensions: Mapping[str, Any]) -> str:

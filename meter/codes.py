@@ -94,6 +94,12 @@ CODES: Final[Mapping[str, Code]] = {
         "No charge has this id.",
         "Use the `id` that capture or consume answered.",
     ),
+    "rate_card_not_found": Code(
+        (404,),
+        "Rate card not found",
+        "No rate card, or no version of it, was published so.",
+        "See `GET /v1/rate-cards`.",
+    ),
     "journal_not_found": Code(
         (404,), "Journal not found", "No journal has this id.", "Use an `id` from a list."
     ),
@@ -260,6 +266,13 @@ CODES: Final[Mapping[str, Code]] = {
         "Ambiguous rates",
         "Two rates of one meter can match the same usage, and neither is the narrower.",
         "Add a rate for exactly what both match, or change one of them.",
+    ),
+    "invalid_replay": Code(
+        (422,),
+        "Invalid replay",
+        "The window is none, too long, or holds too much of one customer; or the body names both "
+        "rates and a version, or neither.",
+        "Correct the place that the pointer names.",
     ),
     "invalid_rate_card": Code(
         (422,),

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from meter.http import batch, customers, hot, operate, prices, reads
+from meter.http import batch, customers, hot, operate, prices, reads, rerates
 from meter.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -11,5 +11,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *customers.ROUTES,
     *reads.ROUTES,
     *prices.ROUTES,
+    *rerates.ROUTES,
     *operate.ROUTES,
 )
