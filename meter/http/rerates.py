@@ -15,9 +15,9 @@ from meter import catalog, parse
 from meter.catalog import PER_EVENT, Catalog
 from meter.http.bodies import Body, CustomerId, Time
 from meter.http.paging import LIMIT, link, next_cursor, place
-from meter.http.prices import meters_of_rates
 from meter.http.reads import guarded
 from meter.problems import ProblemError
+from meter.publishing import meters_of_rates
 from meter.rate_cards import RATES_MAX, RateBody, compile_rates
 from meter.rates import Rate
 from meter.rerate import PastLine, Rerated, Rerating
