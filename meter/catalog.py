@@ -58,6 +58,15 @@ class Catalog(Struct, frozen=True):
         """A published version: none is ever removed."""
         return self.versions[version]
 
+    def in_force(self, key: str, at: datetime) -> RateCard | None:
+        """The version of a rate card that prices usage of the time `at`."""
+        found = None
+        for version in self.cards.get(key, ()):
+            if version.effective_at > at:
+                break
+            found = version
+        return found
+
 
 EMPTY: Final = Catalog(-1, {}, {}, {})
 """Before the first reading: older than any of the database's."""

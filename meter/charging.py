@@ -195,15 +195,10 @@ class Pricer(Struct, frozen=True):
         if pinned is not None:
             return self.catalog.card(pinned)
         key = asked or state.rate_card or DEFAULT_CARD
-        versions = self.catalog.cards.get(key, ())
-        found = None
-        for version in versions:  # by the time they take effect
-            if version.effective_at > at:
-                break
-            found = version
+        found = self.catalog.in_force(key, at)
         if found is not None:
             return found
-        if versions:
+        if versions := self.catalog.cards.get(key):
             return _no_rate(
                 f"No version of the rate card {key} is in force at {at.isoformat()}: the first "
                 f"takes effect at {versions[0].effective_at.isoformat()}.",
