@@ -17,7 +17,8 @@ from ledger.rated import QUANTITY_SCALE, Counted, UsageState
 from meter.problems import ProblemError
 from meter.rate_cards import MeterOfRate, RateBody, compile_rates
 from meter.rates import Accumulate, fits, period, price
-from tests.rating import NOON, ONE, card, charged, customer, item, pricer, rate
+from meter.rerate import PastLine, Rerating
+from tests.rating import NOON, ONE, card, charged, compiled, customer, item, pricer, rate
 
 METERS = {"tokens": MeterOfRate(frozenset("xy"), is_per_event=True, is_charged=True)}
 
@@ -228,6 +229,37 @@ def test_allowance_of_a_month_is_given_once_in_each_month_of_the_zone(
         paid[month] = paid.get(month, 0) + line.amount
         used[month] = used.get(month, 0) + quantity
     assert paid == {month: max(0, quantity - 20) for month, quantity in used.items()}
+
+
+# The past priced again
+
+
+USED = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 31)), max_size=20)
+
+
+@given(USED, st.sampled_from(["graduated", "volume"]))
+def test_sums_of_two_windows_are_the_sum_of_the_whole(
+    usage: list[tuple[int, int]], mode: str
+) -> None:
+    """What falls before `from` is counted: so windows that follow each other add up."""
+    rates = [
+        {"tiers": [{"up_to": "30", "unit_price": "3"}, {"unit_price": "1"}], "tier_mode": mode}
+    ]
+
+    first, last = datetime(2030, 5, 1, tzinfo=UTC), datetime(2030, 6, 1, tzinfo=UTC)
+    middle = datetime(2030, 5, 10, tzinfo=UTC)
+
+    def new(start: datetime, end: datetime) -> int:
+        made = Rerating(
+            compiled(*rates), scale=0, zone=ZoneInfo("UTC"), start=start, grouped=frozenset()
+        )
+        for quantity, day in usage:
+            one = PastLine("tokens", "{}", quantity * ONE, 0, first + timedelta(days=day - 1))
+            if made.begins <= one.at < end:
+                made.add(one)
+        return made.done().new
+
+    assert new(first, middle) + new(middle, last) == new(first, last)
 
 
 # Versions and rates

@@ -5,8 +5,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from meter.rerate import PastLine, Rerated, Rerating, begins
 from tests.rating import ONE, compiled
@@ -108,29 +106,3 @@ def test_periods_are_those_of_the_customers_zone(zone: str, new: int) -> None:
     ]
     # In Auckland midnight lies between them, so each has an allowance of its own.
     assert rerated(*made, rates=rates, zone=zone).new == 1 - new
-
-
-QUANTITIES = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 31)), max_size=20)
-
-
-@given(QUANTITIES, st.sampled_from(["graduated", "volume"]))
-def test_sums_of_two_windows_are_the_sum_of_the_whole(
-    usage: list[tuple[int, int]], mode: str
-) -> None:
-    """What falls before `from` is counted: so windows that follow each other add up."""
-    rates = [
-        {"tiers": [{"up_to": "30", "unit_price": "3"}, {"unit_price": "1"}], "tier_mode": mode}
-    ]
-
-    def new(start: datetime, end: datetime) -> int:
-        made = Rerating(
-            compiled(*rates), scale=0, zone=ZoneInfo("UTC"), start=start, grouped=frozenset()
-        )
-        for quantity, day in usage:
-            one = line(quantity, day=day)
-            if made.begins <= one.at < end:
-                made.add(one)
-        return made.done().new
-
-    first, last = datetime(2030, 5, 1, tzinfo=UTC), datetime(2030, 6, 1, tzinfo=UTC)
-    assert new(first, START) + new(START, last) == new(first, last)
