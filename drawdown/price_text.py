@@ -56,7 +56,7 @@ def price_text(rate: RateBody) -> str:
     else:
         assert rate.tiers is not UNSET, "a rate has one form"
         mode = "graduated" if rate.tier_mode is UNSET else rate.tier_mode
-        words = f"{mode} {tiers_text(rate.tiers)}{per}"
+        words = f"{mode} {tiers_text(rate.tiers)}" + (per and f",{per}")
     if rate.allowance is not UNSET:
         words += f", {rate.allowance} free"
     if rate.minimum is not UNSET:

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Struct
 
 from meter.rates import Accumulate, Rate, find, matched, period, price
+
+REMEMBERED_MAX: Final = 10_000
+"""Kinds of usage whose rate is remembered, of one customer; beyond it they are looked up again."""
 
 UnratedKey = tuple[str, str]
 """A meter, and dimensions as JSON."""
@@ -130,10 +134,6 @@ class Rerating:
         if known is None or not known[0] <= at < known[1]:
             known = self._periods[accumulate] = period(accumulate, at, self.zone)
         return known[0]
-
-
-REMEMBERED_MAX = 10_000
-"""Kinds of usage whose rate is remembered, of one customer; beyond it they are looked up again."""
 
 
 def begins(by_meter: dict[str, tuple[Rate, ...]], start: datetime, zone: ZoneInfo) -> datetime:

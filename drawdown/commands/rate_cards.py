@@ -143,7 +143,7 @@ def export(
     """
     form = _form(file, form)
     card = run(_find(load(os.environ), data, key, number))
-    note = f"{card.card}, in force from {card.effective_at.isoformat()}"
+    note = f"{card.card}, in force {_from(card.effective_at)}"
     text = price_files.write(key, card.asset, card.rates, form, note)
     if file == "-":
         click.echo(text, nl=False)
@@ -264,11 +264,11 @@ def _show(plan: Plan) -> None:
         click.echo(line)
     click.echo(f"= {plan.diff.unchanged:,} rates stay as they are")
     for card in plan.later:
-        click.echo(f"! {card.card} takes its place at {card.effective_at.isoformat()}")
+        click.echo(f"! {card.card} takes its place {_from(card.effective_at)}")
 
 
 def _from(at: datetime | None) -> str:
-    return "at once" if at is None else f"from {at.isoformat()}"
+    return "at once" if at is None else f"from {at.isoformat().replace('+00:00', 'Z')}"
 
 
 def _told(plan: Plan, card: RateCard | None) -> Published:

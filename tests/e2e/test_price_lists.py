@@ -119,7 +119,7 @@ async def test_import_takes_effect_when_it_is_told_to(
     assert told["effective_at"] == day_after
     assert await command("import", prices, "--dry-run") == 0
     out = capsys.readouterr().out
-    assert "! default@1 takes its place at " in out
+    assert "! default@1 takes its place from " in out
     past = wire_time(await api.now() - timedelta(hours=1))
     assert await command("import", prices, "--effective-at", past, "--yes") == 1
     assert "A version takes effect now or later" in capsys.readouterr().err
