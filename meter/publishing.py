@@ -1,14 +1,11 @@
 """Publishing a version of a rate card: what is checked before it is written."""
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
 
 from meter.catalog import PER_EVENT, Catalog, Meter, read_card
 from meter.problems import ProblemError
 from meter.rate_cards import (
-    CARD_KEY_PATTERN,
     MeterOfRate,
     RateBody,
     RateCard,
@@ -17,19 +14,6 @@ from meter.rate_cards import (
 )
 from sql import queries
 from sql.pool import Connection
-
-_CARD_KEY: Final = re.compile(CARD_KEY_PATTERN, re.ASCII)
-
-
-def check_key(key: str) -> None:
-    """Raise ProblemError 422 for what can't be the key of a rate card."""
-    if _CARD_KEY.fullmatch(key) is None:
-        raise ProblemError(
-            422,
-            "invalid_rate_card",
-            "A rate card's key is 1 to 63 letters, digits, dots, hyphens and underscores.",
-            pointer="/key",
-        )
 
 
 def meters_of_rates(meters: Mapping[str, Meter]) -> dict[str, MeterOfRate]:

@@ -19,8 +19,8 @@ from ledger import customers
 from meter import catalog, parse
 from meter.catalog import Catalog
 from meter.problems import ProblemError
-from meter.publishing import check_key, check_version, publish_version
-from meter.rate_cards import DEFAULT_CARD, RateCard
+from meter.publishing import check_version, publish_version
+from meter.rate_cards import DEFAULT_CARD, RateCard, check_key
 from sql import queries
 from sql.pool import Connection
 

@@ -15,16 +15,17 @@ from ledger.rated import Priced
 from meter import catalog, parse
 from meter.http.bodies import Body, CustomerId, Time
 from meter.http.customers import answer
-from meter.http.hot import JSON, REPLAYED
+from meter.http.hot import JSON, REPLAYED, USAGE_ERRORS
 from meter.http.paging import LIMIT, Page, page, place
 from meter.http.reads import guarded
 from meter.http.usage_bodies import RateCardKey, UsageList, read_usage
 from meter.problems import ProblemError
-from meter.publishing import check_key, publish_version
+from meter.publishing import publish_version
 from meter.rate_cards import (
     RATES_MAX,
     RateBody,
     RateCard,
+    check_key,
     rates_json,
 )
 from meter.route import Call, Query, Reply, Route
@@ -221,7 +222,7 @@ ROUTES: Final = (
         tag="Prices",
         body=QuoteBody,
         answers={200: Quote},
-        errors=("customer_not_found", "no_rate", "invalid_usage", "invalid_quantity"),
+        errors=("customer_not_found", *USAGE_ERRORS),
         example={
             "customer_id": "acme",
             "usage": [

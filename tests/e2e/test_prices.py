@@ -444,7 +444,7 @@ async def test_item_that_means_nothing_is_refused(api: Api, pool: Pool, item: An
     assert await rows(pool) == before
 
 
-async def test_amount_and_usage_exclude_each_other(api: Api) -> None:
+async def test_amount_usage_and_rate_card_go_together_or_not(api: Api) -> None:
     await publish(api, [{"meter": "tokens", "unit_price": "1"}])
     hold = await api.reserve("10")
     usage = {"usage": [use("tokens", 1)]}
@@ -454,6 +454,8 @@ async def test_amount_and_usage_exclude_each_other(api: Api) -> None:
         ("/v1/consume", {"customer_id": "acme"}, "missing_member"),
         ("/v1/consume", {"customer_id": "acme", "amount": "1", "rate_card": "a"}, "invalid_usage"),
         ("/v1/consume", {"customer_id": "acme", "usage": []}, "invalid_value"),
+        ("/v1/consume", {"customer_id": "acme", **usage, "rate_card": ""}, "invalid_rate_card"),
+        ("/v1/quote", {"customer_id": "acme", **usage, "rate_card": " "}, "invalid_rate_card"),
         ("/v1/reserve", {"customer_id": "acme", **both}, "invalid_usage"),
         (f"/v1/holds/{hold['id']}/capture", both, "invalid_usage"),
         (f"/v1/holds/{hold['id']}/extend", {"add": both}, "invalid_usage"),
