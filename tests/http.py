@@ -227,6 +227,7 @@ async def furnish(api: Api, customer_id: str = "acme") -> World:
         "key_id": spare.body["id"],
         "key": key,
         "code": "tokens",
+        "rate_card": "default",
         "name": "sweep",
     }
     return World(customer_id, ids)

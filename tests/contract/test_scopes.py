@@ -13,6 +13,7 @@ from meter.scopes import SCOPES, TOKEN_SCOPES, UNBOUND_ONLY
 from sql.pool import STATEMENT_CACHE, open_pool, transaction
 from tests.conftest import prove_books
 from tests.http import Answer, Api, Described, Running, World, fresh_key, furnish, serving
+from tests.prices import furnish_prices
 from tests.servers import Databases
 
 DOCUMENT: Any = document(ROUTES)
@@ -34,6 +35,7 @@ CODES_OF_IDS = {
     "key_id": "key_not_found",
     "key": "request_not_found",
     "name": "job_not_found",
+    "rate_card": "rate_card_not_found",
 }
 
 
@@ -51,6 +53,7 @@ class Keys:
         self.bound: dict[str, Api] = {}
 
     async def make(self) -> None:
+        await furnish_prices(self.running)
         await self.admin.customer("acme")
         await self.admin.customer("other")
         for scope in SCOPES:
