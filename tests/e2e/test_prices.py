@@ -213,6 +213,43 @@ async def test_cheaper_tier_reached_within_one_request_costs_what_it_costs_at_on
     assert (answer.body["amount"], amounts(answer)) == ("2", ["2", "0"])
 
 
+async def test_cheaper_tier_gives_back_on_the_latest_charge_of_its_batch(api: Api) -> None:
+    await publish(api, [VOLUME])
+    item = {"op": "consume", "customer_id": "acme", "usage": [use("tokens", 5)]}
+    operations = [{**item, "key": f"k{n}"} for n in range(6)]
+    answer = await api.post("/v1/batch", {"operations": operations}, key=None)
+    charges = [result["body"] for result in answer.body["results"]]
+    found = [charge["lines"][0]["amount"] for charge in charges]
+    assert found == ["5", "5", "-8.5", "0.5", "0.5", "0.5"]
+    back = [(await api.get(f"/v1/charges/{one['id']}")).body["reversed"] for one in charges]
+    assert back == ["3.5", "5", "0", "0", "0", "0"]
+    assert await posted(api) == "997"
+
+
+async def test_what_was_owed_is_cancelled_before_lots_get_back(api: Api) -> None:
+    await publish(api, [VOLUME])
+    await api.customer("poor", overage={"policy": "owe", "limit": "100"})
+    await api.grant("4", "poor")
+    first = await consume(api, use("tokens", 10), customer_id="poor")
+    assert first.body["overage"] == "6"
+    cheaper = await consume(api, use("tokens", 10), customer_id="poor")
+    assert amounts(cheaper) == ["-8"]
+    balance = await api.balance("poor")
+    assert (balance["posted"], balance["owed"]) == ("2", "0")
+
+
+async def test_capture_whose_usage_gets_cheaper_gives_back_and_ends_its_hold(api: Api) -> None:
+    await publish(api, [VOLUME])
+    await consume(api, use("tokens", 8))
+    hold = await api.post("/v1/reserve", {"customer_id": "acme", "usage": [use("tokens", 12)]})
+    assert hold.body["amount"] == "0"
+    used = {"usage": [use("tokens", 12)]}
+    captured = await api.post(f"/v1/holds/{hold.body['id']}/capture", used)
+    assert captured.body["status"] == "captured"
+    assert captured.body["charge"]["lines"][0]["amount"] == "-6"
+    assert await api.posted() == ("998", "0", "998")
+
+
 async def test_give_back_of_one_meter_and_charge_of_another_in_one_request(api: Api) -> None:
     await publish(api, [VOLUME, {"meter": "pages", "unit_price": "3"}])
     await consume(api, use("tokens", 10))
