@@ -95,12 +95,31 @@ def write(key: str, asset: str, rates: tuple[RateBody, ...], form: Format, note:
     if form == "csv":
         return _write_csv(key, asset, rates)
     value = {"key": key, "asset": asset, "rates": msgspec.json.decode(rates_json(rates))}
-    return f"# {note}\n" + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return f"# {note}\n" + yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=LINE_CHARS_MAX
+    )
 
 
 # YAML
 
 
+LINE_CHARS_MAX: Final = 10_000
+"""No text is folded into lines: folding is where spaces get lost."""
+_PLAIN = re.compile(r"[\x20-\x7e\xa0-\u2027\u202a-\ud7ff]*")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts with unusual characters, line breaks among them, as escapes."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> ScalarNode:
+    style = None if _PLAIN.fullmatch(value) else '"'
+    return dumper.represent_scalar(  # pyright: ignore[reportUnknownMemberType]
+        "tag:yaml.org,2002:str", value, style=style
+    )
+
+
+_Dumper.add_representer(str, _text)
 _EMPTY: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _PER = re.compile(r"/rates/[0-9]+/per")
 _WHOLE = re.compile(r"[0-9]{1,18}")
@@ -241,11 +260,16 @@ def _write_csv(key: str, asset: str, rates: tuple[RateBody, ...]) -> str:
     used = [name for name in COLUMNS if any(row.get(name) for row in rows)]
     after = used.index("meter") + 1
     columns = [*used[:after], *(MATCH + name for name in dimensions), *used[after:]]
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    table = [dict(zip(columns, columns, strict=True)), *rows]
+    return "".join(",".join(_cell(row.get(name, "")) for name in columns) + "\n" for row in table)
+
+
+def _cell(text: str) -> str:
+    """A cell in quotes if it needs them: Python's writer leaves a carriage return bare."""
+    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
+
+
+_QUOTED = re.compile(r'[",\r\n]')
 
 
 def _csv_row(key: str, asset: str, rate: RateBody) -> dict[str, str]:

@@ -13,10 +13,31 @@ from meter.rate_cards import RateBody
 
 NUMBERS = st.sampled_from(["0", "0.0", "1", "2.50", "0.00000015", "1000000", "9" * 18])
 TEXTS = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\r\n\x85\u2028"),
+    st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\r\n\x85"),
     min_size=1,
     max_size=6,
-) | st.sampled_from(["null", "~", "yes", "0x1", "1e3", "2030-01-01", "=1", "'", "a*", " ", "#"])
+) | st.sampled_from(
+    [
+        "null",
+        "~",
+        "yes",
+        "0x1",
+        "1e3",
+        "2030-01-01",
+        "=1",
+        "'",
+        "a*",
+        " ",
+        "#",
+        "\x85",
+        "a\u2028",
+        "a\n\nb ",
+        " a",
+        "a: b",
+        "\ufeffx",
+        "x  y" * 60,
+    ]
+)
 
 
 @st.composite
