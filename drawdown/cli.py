@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "verify": "drawdown.commands.verify:verify",
     "demo": "drawdown.commands.demo:demo",
     "replay": "drawdown.commands.replay:replay",
+    "rate-cards": "drawdown.commands.rate_cards:rate_cards",
 }
 """Each command or group of commands, and where it is. A module is imported when it is needed."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from drawdown.embedded import Embedded
 from drawdown.server_files import ServerError
 from drawdown.settings import Settings
+from ledger import customers
 from sql.migrate import apply_role_settings, migrate, pending
 from sql.pool import Connection, connect
 
@@ -88,6 +89,20 @@ async def lacking(database: Database) -> list[str]:
     """Names of the migrations that are pending."""
     async with connected(database.dsn) as conn:
         return await pending(conn)
+
+
+@asynccontextmanager
+async def books(settings: Settings, data: Path | None) -> AsyncGenerator[Connection]:
+    """A transaction on the books. Raises StartError where they are not ready for use."""
+    async with opened(settings, data) as database:
+        if names := await lacking(database):
+            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
+        async with connected(database.dsn) as conn, conn.transaction():
+            if await customers.installation(conn) is None:
+                raise StartError(
+                    "this database was never started: start `drawdown up` or `serve` first"
+                )
+            yield conn
 
 
 async def bring_up_to_date(

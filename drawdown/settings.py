@@ -187,6 +187,16 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             le=36_500,
         ),
     ] = 400
+    late_grace_seconds: Annotated[
+        int,
+        _about(
+            "How long after its end a window of a meter is priced that is priced once: events "
+            "arrive late.",
+            "seconds",
+            ge=0,
+            le=604_800,
+        ),
+    ] = 300
     books_time_zone: Annotated[
         ZoneInfo,
         _about(

@@ -305,6 +305,7 @@ def config_of(settings: Settings, installation: Installation) -> Config:
         signup_priority=50 if grant is None else grant.priority,
         hold_lifetime_max=timedelta(seconds=settings.hold_lifetime_max),
         event_retention=timedelta(days=settings.event_retention_days),
+        late_grace=timedelta(seconds=settings.late_grace_seconds),
         queue_max=settings.queue_max,
         queue_seconds_max=settings.queue_seconds_max,
         rate_limit=limit and (limit.requests, limit.seconds),

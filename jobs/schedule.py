@@ -18,6 +18,7 @@ from apscheduler.schedulers.asyncio import (  # pyright: ignore[reportMissingTyp
 
 from jobs.event_months import event_partitions
 from jobs.forget import forget_guards, forget_refusals
+from jobs.rate_usage import rate_usage
 from jobs.runner import Job, Runner, Watch
 from jobs.sweep import sweep
 
@@ -28,6 +29,13 @@ TIMETABLE: Final = (
         seconds_max=60,
         work=sweep,
         about="posts what time has done: expired holds and lots, periods that start, debts repaid",
+    ),
+    Job(
+        name="rate_usage",
+        every=timedelta(seconds=15),
+        seconds_max=300,
+        work=rate_usage,
+        about="charges events of meters with `charge: events`, and windows that have closed",
     ),
     Job(
         name="forget_refusals",

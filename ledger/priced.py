@@ -54,12 +54,13 @@ def give_back(books: Books, settings: Settings, line: Line, now: datetime) -> Li
     charge does not have any more was given back before. Returns the line as it was booked.
     """
     assert books.usage is not None
-    if line.counter is None or line.period_start is None:
+    counter = line.counter_key
+    if counter is None:
         charges = [] if line.undoes is None else [line.undoes]
-    elif (line.counter, line.period_start) in books.usage.charges:
-        charges = books.usage.charges[line.counter, line.period_start]
+    elif counter in books.usage.charges:
+        charges = books.usage.charges[counter]
     else:
-        raise NeedMore(books.customer_no, counter=(line.counter, line.period_start))
+        raise NeedMore(books.customer_no, counter=counter)
     left = -line.amount
     for seq in charges:
         charge = books.charges[seq]
@@ -80,9 +81,9 @@ def keep(books: Books, seq: int, lines: Sequence[Line]) -> None:
         books.lines.append((seq, place, line))
         if line.source is not None and line.event_id is not None:
             usage.charged[line.source, line.event_id, line.meter_no] = seq
-        if line.counter is None or line.period_start is None or line.period_end is None:
+        key = line.counter_key
+        if key is None or line.period_end is None:
             continue
-        key = line.counter, line.period_start
         group = line.dimensions if line.is_window else None
         usage.counters[key] = Counted(line.total_before + line.quantity, line.carry, group)
         books.counted[key] = line.period_end

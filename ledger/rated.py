@@ -4,10 +4,11 @@ What a meter, a rate card or an event is belongs to the edge, which brings a `Pr
 keep the charge lines, and the counters that tiers and allowances count on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
 from msgspec import Struct
 
 if TYPE_CHECKING:
@@ -103,6 +104,13 @@ class Line(Struct, frozen=True, kw_only=True):
     undoes: int | None = None
     """The charge that a negative amount gives back, where no counter says it."""
 
+    @property
+    def counter_key(self) -> CounterKey | None:
+        """The counter and period that it was counted on."""
+        if self.counter is None or self.period_start is None:
+            return None
+        return self.counter, self.period_start
+
 
 class Priced(Struct, frozen=True):
     """What usage comes to, line by line."""
@@ -115,6 +123,32 @@ class Priced(Struct, frozen=True):
     def amount(self) -> int:
         """What has to be paid; lines that give back are not taken off."""
         return sum(line.amount for line in self.lines if line.amount > 0)
+
+
+def netted(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Lines of one request, of which no counter both takes and gives back.
+
+    What lines give back first comes off the others of their counter, the last first; what is more
+    than those stands on the counter's last line. So a cheaper tier that is reached within one
+    request costs what it costs when it is reached at once.
+    """
+    left: dict[CounterKey, int] = {}
+    last: dict[CounterKey, int] = {}
+    for place, line in enumerate(lines):
+        if (key := line.counter_key) is not None:
+            left[key] = left.get(key, 0) + line.amount
+            last[key] = place
+    settled: list[Line] = []
+    for place, line in enumerate(lines):
+        amount = line.amount
+        if (key := line.counter_key) is not None:
+            if left[key] >= 0:
+                amount = min(max(amount, 0), left[key])
+            else:
+                amount = left[key] if place == last[key] else 0
+            left[key] -= amount
+        settled.append(msgspec.structs.replace(line, amount=amount))
+    return tuple(settled)
 
 
 class PricedWindow(Struct, frozen=True):

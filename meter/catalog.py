@@ -48,7 +48,7 @@ class Meter(Struct, frozen=True, kw_only=True):
 
 
 class Catalog(Struct, frozen=True):
-    """Meters by key, by number and by the type of event they read."""
+    """Meters by key, by number and by the type of event they read; and every rate card."""
 
     version: int
     meters: dict[str, Meter]
@@ -56,18 +56,26 @@ class Catalog(Struct, frozen=True):
     by_type: dict[str, tuple[Meter, ...]]
     used: set[int]
     """Meters that are known to be marked as used; the only thing here that grows."""
+    cards: dict[str, tuple[RateCard, ...]] = {}
+    """Of each rate card all versions, by the time they take effect."""
+    versions: dict[CardVersion, RateCard] = {}
 
     def defined_at(self) -> datetime | None:
         """When the youngest definition began: what is received under this catalog is no older."""
         return max((meter.defined_at for meter in self.by_no.values()), default=None)
 
-    cards: dict[str, tuple[RateCard, ...]] = {}
-    """Of each rate card all versions, by the time they take effect."""
-    versions: dict[CardVersion, RateCard] = {}
-
     def card(self, version: CardVersion) -> RateCard:
         """A published version: none is ever removed."""
         return self.versions[version]
+
+    def in_force(self, key: str, at: datetime) -> RateCard | None:
+        """The version of a rate card that prices usage of the time `at`."""
+        found = None
+        for version in self.cards.get(key, ()):
+            if version.effective_at > at:
+                break
+            found = version
+        return found
 
 
 EMPTY: Final = Catalog(-1, {}, {}, {}, set())

@@ -24,11 +24,12 @@ from ledger.rated import (
     Usage,
     UsageItem,
     UsageState,
+    netted,
 )
 from ledger.state import MICROSECOND, Books
 from meter.catalog import PER_EVENT, Catalog, Meter
 from meter.rate_cards import DEFAULT_CARD, RateCard
-from meter.rates import Dimensions, Rate, find, period, price
+from meter.rates import Rate, find, matched, period, price
 
 QUANTITY_ONE: Final = 10**QUANTITY_SCALE
 
@@ -76,7 +77,7 @@ class Pricer(Struct, frozen=True):
             if line is None:
                 return _unmatched(chosen, item, pointer)
             lines.append(line)
-        priced = Priced(chosen.asset, chosen.card, tuple(lines))
+        priced = Priced(chosen.asset, chosen.card, netted(lines))
         if priced.amount > AMOUNT_MAX:
             limit = format_amount(AMOUNT_MAX, self.scales[chosen.asset])
             return refuse(
@@ -106,7 +107,7 @@ class Pricer(Struct, frozen=True):
         if again is None:
             return _unmatched(card, item)
         again = msgspec.structs.replace(again, makes_event=False, revision=2 * revision)
-        return Priced(card.asset, card.card, (undone, again))
+        return Priced(card.asset, card.card, netted((undone, again)))
 
     def _undo(
         self, state: UsageState, card: RateCard, line: Line, counters: dict[CounterKey, Counted]
@@ -198,15 +199,10 @@ class Pricer(Struct, frozen=True):
         if pinned is not None:
             return self.catalog.card(pinned)
         key = asked or state.rate_card or DEFAULT_CARD
-        versions = self.catalog.cards.get(key, ())
-        found = None
-        for version in versions:  # by the time they take effect
-            if version.effective_at > at:
-                break
-            found = version
+        found = self.catalog.in_force(key, at)
         if found is not None:
             return found
-        if versions:
+        if versions := self.catalog.cards.get(key):
             return _no_rate(
                 f"No version of the rate card {key} is in force at {at.isoformat()}: the first "
                 f"takes effect at {versions[0].effective_at.isoformat()}.",
@@ -381,14 +377,6 @@ def _unmatched(card: RateCard, item: UsageItem, pointer: str | None = None) -> O
 
 def _no_rate(words: str, *, pointer: str | None = None, **facts: object) -> Outcome:
     return refuse(422, "no_rate", words, pointer=pointer, **facts)
-
-
-def matched(dimensions: Mapping[str, Any]) -> Dimensions:
-    """Dimensions as text, which is how rates and groups tell values apart."""
-    return {
-        name: value if value is None or isinstance(value, str) else _sorted_json(value).decode()
-        for name, value in dimensions.items()
-    }
 
 
 def dimensions_text(dimensions: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ NUMBER_DIGITS_MAX: Final = 4_300
 
 
 class Number(Decimal):
-    """A JSON number with a fraction or an exponent, exactly. Whole numbers are ints."""
+    """A JSON number with a fraction or an exponent, or -0, exactly. Whole numbers are ints."""
 
     def shortest(self) -> str:
         """The one form of this value: equal numbers, equal text (1.0 is the int 1)."""
@@ -270,7 +270,9 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return doubled
 
 
-def _whole(text: str) -> int | _TooLong:
+def _whole(text: str) -> int | Number | _TooLong:
+    if text == "-0":
+        return Number(text)  # no whole number is below nothing and nothing at once
     return _TooLong() if len(text) > NUMBER_DIGITS_MAX else int(text)
 
 

@@ -44,6 +44,20 @@ Quantity = Annotated[
 Pattern = Annotated[str, Meta(min_length=1, max_length=PATTERN_LENGTH_MAX)]
 
 
+_CARD_KEY: Final = re.compile(CARD_KEY_PATTERN, re.ASCII)
+
+
+def check_key(key: str, pointer: str = "/key") -> None:
+    """Raise ProblemError 422 for what can't be the key of a rate card."""
+    if _CARD_KEY.fullmatch(key) is None:
+        raise ProblemError(
+            422,
+            "invalid_rate_card",
+            "A rate card's key is 1 to 63 letters, digits, dots, hyphens and underscores.",
+            pointer=pointer,
+        )
+
+
 class TierBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     up_to: Quantity | None = None
     """The last quantity of this tier; left out on the last one only."""

@@ -6,9 +6,10 @@ charge line. Quantities are whole numbers of 10^-18.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
+import msgspec
 from msgspec import Struct
 
 from ledger.amounts import half_even
@@ -21,6 +22,8 @@ Accumulate = Literal["line", "day", "month", "billing_period"]
 TierMode = Literal["graduated", "volume"]
 Dimensions = Mapping[str, str | None]
 """A dimension that is missing or null is None; a number or a boolean is its JSON text."""
+
+_sorted_json = msgspec.json.Encoder(order="sorted").encode
 
 
 class Tier(Struct, frozen=True):
@@ -68,6 +71,14 @@ class Rate(Struct, frozen=True, kw_only=True):
             if value is None or not fits(pattern, value):
                 return False
         return True
+
+
+def matched(dimensions: Mapping[str, Any]) -> Dimensions:
+    """Dimensions as rates match them: text as it is, numbers and booleans as their JSON."""
+    return {
+        name: value if value is None or isinstance(value, str) else _sorted_json(value).decode()
+        for name, value in dimensions.items()
+    }
 
 
 def fits(pattern: str, value: str) -> bool:
@@ -142,11 +153,23 @@ def ambiguous(rates: tuple[Rate, ...]) -> tuple[Rate, Rate] | None:
                 return seen[rate.match], rate
             seen[rate.match] = rate
     for place, one in enumerate(rates):
+        mine = dict(one.match)
         for other in rates[place + 1 :]:
+            if _differ(mine, other):
+                continue
             both = overlap(one, other)
             if both is not None and both not in matches:
                 return one, other
     return None
+
+
+def _differ(mine: dict[str, str], other: Rate) -> bool:
+    """Whether two literals keep them apart: so it is of most pairs, and quick to see."""
+    for name, pattern in other.match:
+        known = mine.get(name, pattern)
+        if known != pattern and known[-1] != "*" and pattern[-1] != "*":
+            return True
+    return False
 
 
 def overlap(one: Rate, other: Rate) -> tuple[tuple[str, str], ...] | None:

@@ -237,6 +237,7 @@ async def furnish(api: Api, customer_id: str = "acme") -> World:
         "key": key,
         "code": "tokens",
         "meter": "tokens",
+        "rate_card": "default",
         "name": "sweep",
     }
     return World(customer_id, ids)

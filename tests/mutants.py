@@ -29,6 +29,8 @@ CONFLICTS: Final = "tests/integration/test_conflicts.py::test_"
 MACHINE: Final = (
     "tests/property/test_machine.py::test_random_requests_on_the_database_equal_model_and_oracle"
 )
+PRICES: Final = "tests/property/test_prices.py::test_"
+CHARGING: Final = "tests/unit/test_charging.py::test_"
 INVARIANTS: Final = f"{LAWS}any_history_keeps_every_invariant_after_every_decision"
 
 
@@ -207,6 +209,50 @@ MUTANTS: Final = (
         "RETRIES_MAX: Final = 5",
         "RETRIES_MAX: Final = 4",
         (f"{CONFLICTS}conflict_without_end_is_a_503_after_bounded_retries[40001]",),
+    ),
+    Mutant(
+        "an allowance is not free",
+        "counted = max(0, total - rate.allowance)",
+        "counted = total",
+        (f"{PRICES}price_is_the_naive_price",),
+    ),
+    Mutant(
+        "a period is a period of UTC",
+        "local = at.astimezone(zone)",
+        "local = at.astimezone(UTC)",
+        (f"{PRICES}periods_cover_time_without_gaps_and_hold_one_calendar_day_or_month",),
+    ),
+    Mutant(
+        "the first rate that is written wins",
+        "meter: tuple(sorted(rates, key=lambda rate: -rate.weight)) for",
+        "meter: tuple(rates) for",
+        (f"{PRICES}narrowest_rate_wins_or_the_card_is_refused",),
+    ),
+    Mutant(
+        "a request takes and gives back on one counter",
+        "    return tuple(settled)\n",
+        "    return tuple(lines)\n",
+        (f"{CHARGING}cheaper_tier_reached_in_two_items_costs_what_it_costs_in_one",),
+    ),
+    Mutant(
+        "a carry is forgotten",
+        "if before.quantity else 0)\n            - before.carry",
+        "if before.quantity else 0)",
+        (f"{CHARGING}carry_comes_off_the_next_line",),
+    ),
+    Mutant(
+        "a hold is priced by the version of the day",
+        "        if pinned is not None:\n            return self.catalog.card(pinned)\n",
+        "",
+        (f"{CHARGING}pinned_version_goes_before_everything",),
+    ),
+    Mutant(
+        "a cheaper tier gives back to its first charges",
+        "usage.charges[key].insert(0, seq)",
+        "usage.charges[key].append(seq)",
+        (
+            "tests/e2e/test_prices.py::test_cheaper_tier_gives_back_on_the_latest_charge_of_its_batch",
+        ),
     ),
 )
 

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -92,11 +92,27 @@ class Story:
     """A page's commands run anew: ids and times differ, so each stands for the one shown."""
 
     api: Api
+    folder: Path | None = None
+    """Where its files are."""
+    drawdown: Callable[[list[str]], Awaitable[str]] | None = None
+    """Runs the command on the same database, in that folder; what it printed."""
     known: dict[str, str] = field(default_factory=dict[str, str])
 
     async def play(self, step: Step) -> None:
-        """Send what the command sends; assert that it prints what is shown."""
+        """Send what the command sends; assert that it prints what is shown.
+
+        A file that is shown with `cat` is the file that later commands find.
+        """
         words = shlex.split(step.command.replace("\\\n", " "))
+        if words[0] == "cat":
+            assert self.folder is not None, step.command
+            (self.folder / words[1]).write_text(step.output)
+            return
+        if words[0] == "drawdown":
+            assert self.drawdown is not None, step.command
+            printed = (await self.drawdown(words[1:])).splitlines()
+            assert self._same(step.output.splitlines(), printed), (step, printed)
+            return
         bar = words.index("|")
         assert (words[0], words[bar + 1]) == ("curl", "jq"), step.command
         answer = await self._send(words[1:bar])

@@ -1,8 +1,6 @@
 """`drawdown keys`: API keys, made, listed and revoked."""
 
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import click
 import msgspec
 
 from drawdown.commands.options import data_option, run
-from drawdown.database import StartError, connected, lacking, opened
+from drawdown.database import books
 from drawdown.setting_values import EXPIRES_SECONDS_MAX
 from drawdown.settings import Settings, load
 from ledger import customers
@@ -18,7 +16,6 @@ from meter import auth
 from meter.auth import CACHE_SECONDS, KeyAnswer, NewKeyAnswer
 from meter.problems import ProblemError
 from meter.scopes import SCOPES
-from sql.pool import Connection
 
 NAME_CHARACTERS_MAX = 255
 PAGE = 1_000
@@ -105,20 +102,6 @@ def revoke(key_id: str, as_json: bool, data: Path | None) -> None:
     )
 
 
-@asynccontextmanager
-async def _books(settings: Settings, data: Path | None) -> AsyncGenerator[Connection]:
-    """A transaction on the books. Raises StartError where they are not ready for use."""
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with connected(database.dsn) as conn, conn.transaction():
-            if await customers.installation(conn) is None:
-                raise StartError(
-                    "this database was never started: start `drawdown up` or `serve` first"
-                )
-            yield conn
-
-
 async def _create(
     settings: Settings,
     data: Path | None,
@@ -127,7 +110,7 @@ async def _create(
     customer_id: str | None,
     expires_in: int | None,
 ) -> NewKeyAnswer:
-    async with _books(settings, data) as conn:
+    async with books(settings, data) as conn:
         number = None
         if customer_id is not None:
             number = (await customers.find(conn, [customer_id])).get(customer_id)
@@ -151,7 +134,7 @@ async def _create(
 
 async def _list(settings: Settings, data: Path | None) -> list[KeyAnswer]:
     found: list[KeyAnswer] = []
-    async with _books(settings, data) as conn:
+    async with books(settings, data) as conn:
         page, after = await auth.list_keys(conn, limit=PAGE)
         found += page
         while after is not None:
@@ -161,7 +144,7 @@ async def _list(settings: Settings, data: Path | None) -> list[KeyAnswer]:
 
 
 async def _revoke(settings: Settings, data: Path | None, key_id: str) -> KeyAnswer | None:
-    async with _books(settings, data) as conn:
+    async with books(settings, data) as conn:
         return await auth.revoke_key(conn, key_id)
 
 

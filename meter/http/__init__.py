@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from meter.http import batch, customers, events, hot, meters, operate, prices, reads
+from meter.http import batch, customers, events, hot, meters, operate, prices, reads, rerates
 from meter.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -13,5 +13,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *events.ROUTES,
     *meters.ROUTES,
     *prices.ROUTES,
+    *rerates.ROUTES,
     *operate.ROUTES,
 )

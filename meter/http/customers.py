@@ -235,7 +235,7 @@ ROUTES: Final = (
         tag="Customers",
         body=bodies.CustomerBody,
         answers={200: CustomerAnswer, 201: CustomerAnswer},
-        errors=("customer_not_found", "too_many_lots"),
+        errors=("invalid_rate_card", "customer_not_found", "too_many_lots"),
         example={"name": "Acme", "overage": {"policy": "owe", "limit": "20"}},
     ),
     Route(

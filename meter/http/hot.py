@@ -85,7 +85,7 @@ async def void_grant(call: Call) -> Reply:
     return await serve(call, readers.read_void_grant, "void_grant")
 
 
-USAGE_ERRORS: Final = ("no_rate", "invalid_usage", "invalid_quantity")
+USAGE_ERRORS: Final = ("no_rate", "invalid_usage", "invalid_quantity", "invalid_rate_card")
 EVENT_ERRORS: Final = ("event_already_charged", "event_conflict")
 
 ROUTES: Final = (

@@ -1,7 +1,5 @@
 """Rate cards and quotes: what usage costs."""
 
-import re
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -15,29 +13,25 @@ from ledger.load_usage import load_pricing
 from ledger.outcome import Outcome
 from ledger.rated import Priced
 from meter import catalog, parse
-from meter.catalog import PER_EVENT, Meter
 from meter.http.bodies import Body, CustomerId, Time
 from meter.http.customers import answer
-from meter.http.hot import JSON, REPLAYED
+from meter.http.hot import JSON, REPLAYED, USAGE_ERRORS
 from meter.http.paging import LIMIT, Page, page, place
 from meter.http.reads import guarded
 from meter.http.usage_bodies import RateCardKey, UsageList, read_usage
 from meter.problems import ProblemError
+from meter.publishing import publish_version
 from meter.rate_cards import (
-    CARD_KEY_PATTERN,
     RATES_MAX,
-    MeterOfRate,
     RateBody,
     RateCard,
-    compile_rates,
+    check_key,
     rates_json,
 )
 from meter.route import Call, Query, Reply, Route
 from meter.service import refused
 from sql import queries
 from sql.pool import Connection, transaction
-
-_CARD_KEY: Final = re.compile(CARD_KEY_PATTERN, re.ASCII)
 
 
 class RateCardBody(Body, frozen=True, kw_only=True):
@@ -86,28 +80,12 @@ def card_answer(card: RateCard) -> RateCardAnswer:
     )
 
 
-def meters_of_rates(meters: Mapping[str, Meter]) -> dict[str, MeterOfRate]:
-    """What publishing checks rates against."""
-    return {
-        key: MeterOfRate(
-            frozenset(meter.group_by), meter.aggregation in PER_EVENT, meter.charge != "none"
-        )
-        for key, meter in meters.items()
-    }
-
-
 async def publish(call: Call) -> Reply:
     """A version is immutable and takes effect now or later: the past is never priced anew."""
     assert call.body is not None
     assert call.idempotency_key is not None
     wanted = parse.decode(call.body, RateCardBody)
-    if _CARD_KEY.fullmatch(wanted.key) is None:
-        raise ProblemError(
-            422,
-            "invalid_rate_card",
-            "A rate card's key is 1 to 63 letters, digits, dots, hyphens and underscores.",
-            pointer="/key",
-        )
+    check_key(wanted.key)
     await call.service.asset_scale(wanted.asset)
     effective_at = parse.time(wanted.effective_at, "/effective_at")
     fingerprint = parse.fingerprint("publish_rate_card", (), call.body.canonical)
@@ -115,18 +93,10 @@ async def publish(call: Call) -> Reply:
         await catalog.change(conn)
         if (first := await _first_answer(conn, call, fingerprint)) is not None:
             return first
-        known = await catalog.read(conn)
-        compile_rates(wanted.rates, meters_of_rates(known.meters))
-        await _refuse_past(conn, effective_at)
-        row = await conn.fetchrow(
-            queries.rate_card_publish,
-            wanted.key,
-            wanted.asset,
-            effective_at,
-            rates_json(wanted.rates),
+        card = await publish_version(
+            conn, await catalog.read(conn), wanted.key, wanted.asset, effective_at, wanted.rates
         )
-        assert row is not None
-        reply = answer(201, card_answer(catalog.read_card(row)))
+        reply = answer(201, card_answer(card))
         await conn.execute(
             queries.request_remember,
             call.idempotency_key,
@@ -138,17 +108,6 @@ async def publish(call: Call) -> Reply:
         )
     await call.service.refresh()
     return reply
-
-
-async def _refuse_past(conn: Connection, effective_at: datetime | None) -> None:
-    now: datetime = await conn.fetchval(queries.clock_read)
-    if effective_at is not None and effective_at < now:
-        raise ProblemError(
-            422,
-            "invalid_effective_at",
-            f"A version takes effect now or later (the service's time is {now.isoformat()}).",
-            pointer="/effective_at",
-        )
 
 
 async def _first_answer(conn: Connection, call: Call, fingerprint: bytes) -> Reply | None:
@@ -263,7 +222,7 @@ ROUTES: Final = (
         tag="Prices",
         body=QuoteBody,
         answers={200: Quote},
-        errors=("customer_not_found", "no_rate", "invalid_usage", "invalid_quantity"),
+        errors=("customer_not_found", *USAGE_ERRORS),
         example={
             "customer_id": "acme",
             "usage": [

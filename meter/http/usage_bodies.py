@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ledger.load_usage import OUR_SOURCE
 from ledger.rated import QUANTITY_SCALE, Usage, UsageItem
 from meter.problems import ProblemError
-from meter.rate_cards import CARD_KEY_PATTERN, QUANTITY_PATTERN
+from meter.rate_cards import CARD_KEY_PATTERN, QUANTITY_PATTERN, check_key
 
 ITEMS_MAX: Final = 100
 """In one request: each is a line of its charge."""
@@ -74,6 +74,8 @@ def read_usage(
                 pointer=f"{pointer}/rate_card",
             )
         return None
+    if rate_card is not UNSET:
+        check_key(rate_card, f"{pointer}/rate_card")
     read = tuple(_item(item, f"{pointer}/usage/{place}") for place, item in enumerate(items))
     return Usage(read, None if rate_card is UNSET else rate_card)
 

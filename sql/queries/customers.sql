@@ -45,8 +45,8 @@ WHERE customer_no = $1::bigint;
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
     p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at,
-    EXISTS (
-        SELECT 1
+    0 < (
+        SELECT count(*)
         FROM accounts AS a
         WHERE
             a.customer_no = c.customer_no
@@ -64,8 +64,8 @@ WHERE c.customer_no = $1::bigint;
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
     p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at,
-    EXISTS (
-        SELECT 1
+    0 < (
+        SELECT count(*)
         FROM accounts AS a
         WHERE
             a.customer_no = c.customer_no

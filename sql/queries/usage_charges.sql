@@ -203,3 +203,56 @@ WHERE
     AND w.meter_no = v.meter_no
     AND w.grain = v.grain
     AND w.version = v.version;
+
+-- lines_customers --
+-- The next customers after $1 that have charge lines, or customer $3 alone, at most $2.
+WITH RECURSIVE walk AS (
+    (
+        SELECT l.customer_no
+        FROM charge_lines AS l
+        WHERE
+            l.customer_no > $1::bigint
+            AND ($3::bigint IS NULL OR l.customer_no = $3::bigint)
+        ORDER BY l.customer_no
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT l.customer_no
+        FROM charge_lines AS l
+        WHERE l.customer_no > w.customer_no AND $3::bigint IS NULL
+        ORDER BY l.customer_no
+        LIMIT 1
+    )
+    FROM walk AS w
+    WHERE w.customer_no IS NOT NULL
+),
+
+found AS (
+    SELECT customer_no
+    FROM walk
+    WHERE customer_no IS NOT NULL
+    LIMIT $2::integer
+)
+
+SELECT c.customer_no, c.customer_id, p.time_zone
+FROM found AS f
+INNER JOIN customers AS c ON f.customer_no = c.customer_no
+INNER JOIN profiles AS p ON f.customer_no = p.customer_no
+ORDER BY c.customer_no;
+
+-- lines_of_card --
+-- The charge lines of customer $1 by rate card $2 in asset $3, of usage in [$4, $5). No line is
+-- older than its usage, so those before the first journal created from $4 on are not looked at.
+SELECT
+    m.meter, l.dimensions, trunc(l.quantity * 1000000000000000000)::text, l.amount, l.event_at
+FROM charge_lines AS l
+INNER JOIN meters AS m ON l.meter_no = m.meter_no
+WHERE
+    l.customer_no = $1::bigint
+    AND l.seq > journal_seq_at_v1($1::bigint, $4::timestamptz - interval '1 microsecond')
+    AND l.rate_card = $2::text
+    AND l.asset = $3::text
+    AND l.event_at >= $4::timestamptz
+    AND l.event_at < $5::timestamptz
+ORDER BY l.seq, l.line;

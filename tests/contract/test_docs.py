@@ -1,16 +1,18 @@
 """The pages are true: links, limits and names are right, commands give what is shown."""
 
 import ast
+import asyncio
 import importlib
 import re
 from collections.abc import AsyncGenerator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from drawdown.cli import run
 from drawdown.settings_page import settings_page
 from ledger import chart
 from ledger.ids import parse_id
@@ -20,7 +22,7 @@ from meter.observe import Metrics
 from meter.scopes import SCOPES
 from sql.pool import Pool
 from tests.cli_page import cli_page, command_paths
-from tests.http import Running, fresh_key, serving
+from tests.http import Running, fresh_key, serving, set_clock
 from tests.pages import (
     PAGES,
     PUBLIC_ID,
@@ -34,6 +36,8 @@ from tests.pages import (
     steps,
     table_rows,
 )
+from tests.prices import make_meter
+from tests.servers import Database
 
 DOCS = ROOT / "docs"
 DECISIONS = sorted((DOCS / "decisions").glob("0*.md"))
@@ -49,6 +53,8 @@ def every_page() -> Any:
 
 @pytest.fixture
 async def running(pool: Pool) -> AsyncGenerator[Running]:
+    """On a day that the pages tell of: one of them asks for its month."""
+    await set_clock(pool, datetime(2026, 11, 20, 12, tzinfo=UTC))
     async with serving(pool) as made:
         yield made
 
@@ -104,8 +110,28 @@ def told() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("story", [*told()])
-async def test_commands_of_a_page_give_what_is_shown(running: Running, story: list[Step]) -> None:
-    played = Story(running.api)
+async def test_commands_of_a_page_give_what_is_shown(
+    running: Running,
+    story: list[Step],
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.dsn)
+    monkeypatch.delenv("DRAWDOWN_OWNER_DATABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    async def drawdown(arguments: list[str]) -> str:
+        capsys.readouterr()
+        code = await asyncio.to_thread(run, arguments)  # it has an event loop of its own
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return printed.out
+
+    for meter in ("input_tokens", "output_tokens"):
+        await make_meter(running.api, meter, group_by=("model", "cache"))
+    played = Story(running.api, tmp_path, drawdown)
     for step in story:
         await played.play(step)
 

@@ -18,6 +18,7 @@ from meter.problems import CODES
 from meter.scopes import SCOPES
 from sql.pool import Pool
 from tests.http import Api, Described, Running, fresh_key, furnish, serving
+from tests.prices import furnish_prices
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 AUTHENTICATION = {"401", "403", "429"}
@@ -133,6 +134,7 @@ def test_operation_declares_all_that_can_happen(method: str, path: str, operatio
 async def test_example_runs(running: Running, method: str, path: str, example: Any) -> None:
     """As it stands in the document, for a customer who has one of everything."""
     api = running.api
+    await furnish_prices(running)
     world = await furnish(api)
     described = await Described.of(api)
     answer = await api.send(method, world.path(path), example, key=fresh_key())
@@ -142,6 +144,7 @@ async def test_example_runs(running: Running, method: str, path: str, example: A
 
 async def test_every_read_answers_as_described(running: Running) -> None:
     api = running.api
+    await furnish_prices(running)
     world = await furnish(api)
     await api.post(world.path("/v1/holds/{hold_id}/capture"), {"amount": "10", "final": False})
     await api.post(world.path("/v1/charges/{charge_id}/reverse"), {"amount": "1"})
@@ -176,6 +179,9 @@ async def follow(described: Described, api: Api, path: str, target: str) -> None
 def name_of(item: Any) -> str:
     """What an item is known by: other members may change while a list is read."""
     names = ("id", "journal_id", "code", "customer_id", "name", "key")
+    if "version" in item:
+        return f"{item['key']}@{item['version']}"
+    names = ("id", "journal_id", "code", "customer_id", "name")
     return next(item[name] for name in names if name in item)
 
 

@@ -20,6 +20,7 @@ from meter.openapi import document
 from sql.pool import STATEMENT_CACHE, open_pool, transaction
 from tests.conftest import prove_books
 from tests.http import World, furnish, serving
+from tests.prices import furnish_prices
 from tests.servers import Database, Databases
 
 CASES = 20
@@ -71,6 +72,7 @@ class Thread:
         async with serving(pool) as running:
             secret = running.api.secret
             assert secret is not None
+            await furnish_prices(running)
             self.served = Served(running.api.url, secret, await furnish(running.api))
             self._is_up.set()
             await self._stop.wait()

@@ -13,6 +13,7 @@ from meter.scopes import SCOPES, TOKEN_SCOPES, UNBOUND_ONLY
 from sql.pool import STATEMENT_CACHE, open_pool, transaction
 from tests.conftest import prove_books
 from tests.http import Answer, Api, Described, Running, World, fresh_key, furnish, serving
+from tests.prices import furnish_prices
 from tests.servers import Databases
 
 DOCUMENT: Any = document(ROUTES)
@@ -35,6 +36,7 @@ CODES_OF_IDS = {
     "key": "request_not_found",
     "name": "job_not_found",
     "meter": "meter_not_found",
+    "rate_card": "rate_card_not_found",
 }
 
 
@@ -52,6 +54,7 @@ class Keys:
         self.bound: dict[str, Api] = {}
 
     async def make(self) -> None:
+        await furnish_prices(self.running)
         await self.admin.customer("acme")
         await self.admin.customer("other")
         for scope in SCOPES:

@@ -174,9 +174,9 @@ async def test_who_charged_the_event_follows_in_the_same_transaction(
 ) -> None:
     told: list[tuple[Correction, Fact]] = []
 
-    async def follow(conn: Connection, correction: Correction, fact: Fact) -> None:
+    async def follow(conn: Connection, correction: Correction, event: Fact) -> None:
         assert conn.is_in_transaction()
-        told.append((correction, fact))
+        told.append((correction, event))
         if correction.after is None:
             raise ProblemError(409, "charge_not_found", "It can't be undone.")
 
