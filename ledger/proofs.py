@@ -63,11 +63,8 @@ CHECKS: Final = (
     Check("links", "each journal holds the hash of the one before", queries.proof_links),
     Check("journals", "journals and transfers belong together", queries.proof_journals),
     Check("lines", "charge lines come to what was charged and given back", queries.proof_lines),
-    Check(
-        "price_counters",
-        "what a price depends on is what was counted",
-        queries.proof_price_counters,
-    ),
+    Check("tiers", "what a price depends on is what was charged", queries.proof_tiers),
+    Check("charged", "what is to be charged is charged once, or waits", queries.proof_charged),
     Check("references", "what is named exists", queries.proof_references),
     Check("grants", "each lot belongs to its grant", queries.proof_grants),
     Check("due", "nothing falls due before it is expected", queries.proof_due),

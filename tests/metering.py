@@ -1,13 +1,25 @@
 """The words of metering, for tests: events of one customer, meters, and what they counted."""
 
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
+import msgspec
+
 from ledger import customers
+from ledger.outcome import Outcome
+from ledger.rated import QUANTITY_SCALE, Usage, UsageItem
+from ledger.requests import ChargeEvents, Consume, EventRef, GrantCredit, Request
+from ledger.state import Settings
+from ledger.transact import transact
 from meter import catalog, corrections, meters
 from meter.catalog import Aggregation, Catalog, ChargedBy
+from meter.charging import Pricer
 from meter.corrections import Asked, follow_nothing
 from meter.events import OUR_SOURCE, Fact, fact_of, record
+from meter.facts import EventFacts
+from meter.publishing import publish_version
+from meter.rate_cards import RateBody
 from sql import queries
 from sql.pool import Connection
 from tests.http import Api
@@ -54,14 +66,15 @@ async def define(
     aggregation: Aggregation = "count",
     value_property: str | None = None,
     *,
+    event_type: str = "call",
     charge: ChargedBy = "none",
     filters: dict[str, Any] | None = None,
     group_by: dict[str, str] | None = None,
 ) -> Catalog:
-    """Make a meter of the type `call`; the catalog with it."""
+    """Make a meter; the catalog with it."""
     wanted = meters.Wanted(
         key=key,
-        event_type="call",
+        event_type=event_type,
         aggregation=aggregation,
         value_property=value_property,
         group_by=group_by or {},
@@ -115,7 +128,7 @@ async def change_event(
 async def use_something(conn: Connection, customer_nos: Sequence[int]) -> Catalog:
     """Meters of several kinds, and for each customer something in every table of usage."""
     await define(conn, "calls", charge="events")
-    await define(conn, "tokens", "sum", "n", group_by={"model": "m"})
+    await define(conn, "tokens", "sum", "n", charge="calls", group_by={"model": "m"})
     await define(conn, "users", "unique", "user")
     await define(conn, "largest", "max", "n", charge="events")
     known = await define(conn, "few", filters={"property": "n", "lt": 3})
@@ -133,3 +146,51 @@ async def use_something(conn: Connection, customer_nos: Sequence[int]) -> Catalo
         await change_event(conn, known, no, "e3", None)
         await change_event(conn, known, no, "e4", {"n": "0.5", "m": "b", "user": "u4"})
     return known
+
+
+async def pay_for_something(conn: Connection, customer_nos: Sequence[int]) -> Catalog:
+    """Each customer has used something by `use_something`, and is charged: a call, then one that
+    makes the first cheaper, and an event. In points, of a grant of its own."""
+    await customers.put_asset(conn, "points", 0)
+    tiers = [{"up_to": "10", "unit_price": "1"}, {"unit_price": "0.5"}]
+    rates = [
+        {"meter": "tokens", "tiers": tiers, "tier_mode": "volume"},
+        {"meter": "mails", "unit_price": "3"},
+    ]
+    await define(conn, "mails", charge="events", event_type="mail")
+    known = await catalog.read(conn)
+    if "default" not in known.cards:
+        async with conn.transaction():
+            await catalog.change(conn)
+            bodies = msgspec.convert(rates, list[RateBody])
+            await publish_version(conn, known, "default", "points", None, bodies)
+        known = await catalog.read(conn)
+    scales = {asset.code: asset.scale for asset in await customers.assets(conn)}
+    settings = Settings(scales=scales, books_time_zone=UTC, pricing=Pricer(known, scales))
+
+    async def ask(request: Request) -> None:
+        async with conn.transaction():
+            [result] = await transact(
+                conn, [request], settings, _render, wait=True, facts=EventFacts(lambda: known)
+            )
+        assert result is not None
+        assert result.status in (200, 201), result.body
+
+    mails = known.meters["mails"].meter_no
+    for no in customer_nos:
+        amount: dict[str, Any] = {"asset": "points", "amount": 100, "category": "promotional"}
+        await ask(GrantCredit(customer_no=no, operation="grant", **amount))
+        for quantity in (8, 4):
+            used = UsageItem("tokens", quantity * 10**QUANTITY_SCALE, {"model": "x"})
+            bought = Usage((used,))
+            await ask(Consume(customer_no=no, operation="consume", asset=None, usage=bought))
+        event = await fact(conn, no, "m1", type="mail")
+        await take_in(conn, known, [event])
+        named = EventRef("mails", mails, event.source, event.id, event.time)
+        await ask(ChargeEvents(customer_no=no, operation="charge_events", events=(named,)))
+        await conn.execute(queries.unrated_events_done, [no], [mails], [event.source], [event.id])
+    return known
+
+
+def _render(_: Request, outcome: Outcome) -> bytes:
+    return msgspec.json.encode(outcome.answer)

@@ -768,7 +768,7 @@ WHERE is_alone OR expected <> found
 ORDER BY customer_no, what
 LIMIT $1::integer;
 
--- proof_price_counters --
+-- proof_tiers --
 -- What was counted in a period is the sum of the lines that were counted on it.
 WITH counted AS (
     SELECT customer_no, counter, period_start, sum(quantity) AS quantity
@@ -794,6 +794,144 @@ FULL JOIN
         AND c.counter = p.counter
         AND c.period_start = p.period_start
 WHERE coalesce(c.quantity, 0) <> coalesce(p.quantity, 0)
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
+-- proof_charged --
+-- A line that names an event has it, as far as its month is kept. An event of a meter with
+-- `charge: events` is charged or waits for it; and where nothing of a customer waits and the meter
+-- never changed, what was charged is what it counted. A window is priced whole.
+WITH per_event AS (
+    SELECT *
+    FROM meters
+    WHERE aggregation IN ('count', 'sum')
+),
+
+named AS (
+    SELECT DISTINCT customer_no, event_at, source, event_id, meter_no
+    FROM charge_lines
+    WHERE event_id IS NOT NULL
+),
+
+missing AS (
+    SELECT e.customer_no, e.source, e.id, m.meter
+    FROM events AS e
+    INNER JOIN per_event AS m ON e.type = m.event_type
+    LEFT JOIN
+        corrections AS c
+        ON
+            e.customer_no = c.customer_no
+            AND e.time = c.time
+            AND e.source = c.source
+            AND e.id = c.id
+            AND c.is_latest
+    LEFT JOIN
+        meter_rejects AS r
+        ON
+            e.customer_no = r.customer_no
+            AND e.time = r.time
+            AND e.source = r.source
+            AND e.id = r.id
+            AND m.meter_no = r.meter_no
+    LEFT JOIN
+        unrated_events AS u
+        ON
+            e.customer_no = u.customer_no
+            AND e.source = u.source
+            AND e.id = u.id
+            AND m.meter_no = u.meter_no
+    LEFT JOIN
+        named AS l
+        ON
+            e.customer_no = l.customer_no
+            AND e.source = l.source
+            AND e.id = l.event_id
+            AND m.meter_no = l.meter_no
+    WHERE
+        m.charge = 'events'
+        AND m.filters IS NULL
+        AND e.meters IS NULL
+        AND e.received_at >= m.changed_at
+        AND c.action IS DISTINCT FROM 'cancel'
+        AND r.customer_no IS NULL
+        AND u.customer_no IS NULL
+        AND l.customer_no IS NULL
+),
+
+counted AS (
+    SELECT
+        r.customer_no,
+        r.meter_no,
+        sum(CASE WHEN m.aggregation = 'count' THEN r.events ELSE r.total END) AS quantity
+    FROM rollups AS r
+    INNER JOIN per_event AS m ON r.meter_no = m.meter_no
+    GROUP BY r.customer_no, r.meter_no
+),
+
+charged AS (
+    SELECT customer_no, meter_no, sum(quantity) AS quantity
+    FROM charge_lines
+    GROUP BY customer_no, meter_no
+),
+
+waiting AS (
+    SELECT customer_no, meter_no
+    FROM unrated_events
+    UNION
+    SELECT customer_no, meter_no
+    FROM meter_rebuilds
+)
+
+SELECT
+    n.customer_no,
+    'events' AS asset,
+    'the event ' || n.source || ' ' || n.event_id || ' was charged and is not there' AS what,
+    NULL AS expected,
+    NULL AS found
+FROM named AS n
+INNER JOIN
+    event_months AS k
+    ON date_trunc('month', n.event_at AT TIME ZONE 'UTC')::date = k.month
+LEFT JOIN
+    events AS e
+    ON
+        n.customer_no = e.customer_no
+        AND n.event_at = e.time
+        AND n.source = e.source
+        AND n.event_id = e.id
+WHERE e.customer_no IS NULL
+UNION ALL
+SELECT
+    m.customer_no,
+    'events',
+    'the event ' || m.source || ' ' || m.id || ' is neither charged for meter ' || m.meter
+    || ' nor waits for it',
+    NULL,
+    NULL
+FROM missing AS m
+UNION ALL
+SELECT
+    coalesce(c.customer_no, l.customer_no),
+    m.unit,
+    'charged of what meter ' || m.meter || ' counted: expected '
+    || trim_scale(coalesce(c.quantity, 0)) || ', found ' || trim_scale(coalesce(l.quantity, 0)),
+    NULL,
+    NULL
+FROM counted AS c
+FULL JOIN charged AS l ON c.customer_no = l.customer_no AND c.meter_no = l.meter_no
+INNER JOIN
+    per_event AS m
+    ON coalesce(c.meter_no, l.meter_no) = m.meter_no
+LEFT JOIN
+    waiting AS w
+    ON
+        coalesce(c.customer_no, l.customer_no) = w.customer_no
+        AND coalesce(c.meter_no, l.meter_no) = w.meter_no
+WHERE
+    m.charge = 'events'
+    AND m.changed_at = m.created_at
+    AND w.customer_no IS NULL
+    AND coalesce(c.quantity, 0) <> coalesce(l.quantity, 0)
 ORDER BY customer_no, what
 LIMIT $1::integer;
 

@@ -314,7 +314,7 @@ async def test_batch_over_its_limits_is_refused_whole(api: Api) -> None:
         (b"{}", {"Content-Type": "text/plain", "ce-id": "1"}, 415, "unsupported_media_type"),
         (b"{}", {"Content-Encoding": "br"}, 415, "unsupported_media_type"),
         (b"{}", {"Content-Encoding": "gzip"}, 400, "malformed"),
-        (gzip.compress(b"[]")[:-3], {"Content-Encoding": "gzip"}, 400, "malformed"),
+        (gzip.compress(b"[]", mtime=0)[:-3], {"Content-Encoding": "gzip"}, 400, "malformed"),
     ],
     ids=str,
 )

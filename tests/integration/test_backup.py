@@ -26,7 +26,7 @@ from sql.migrate import ensure_roles, migrate
 from sql.tables import tables
 from tests.conftest import prove_books
 from tests.integration.player import Player
-from tests.metering import use_something
+from tests.metering import pay_for_something, use_something
 from tests.servers import Database, Databases, connected
 
 FLIPS = 40
@@ -60,6 +60,7 @@ async def play(database: Database, rounds: int = 1) -> None:
             await player.grant(25)
             await customers.put_profile(conn, player.no, {"name": "Zoë", "email": "z@example.com"})
             await use_something(conn, [player.no])
+            await pay_for_something(conn, [player.no])
         await conn.execute(
             "INSERT INTO job_runs (job, started_at, counts)"
             " VALUES ('sweep', clock_timestamp(), '{\"customers\": 1}')"

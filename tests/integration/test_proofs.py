@@ -44,7 +44,7 @@ from ledger.state import Settings
 from ledger.transact import Result, transact
 from sql.migrate import migrate
 from sql.pool import Connection
-from tests.metering import use_something
+from tests.metering import pay_for_something, use_something
 from tests.servers import Database, Databases, connected, open_folder, quiet
 
 UNIT = 10**9
@@ -97,6 +97,7 @@ async def open_life(conn: Connection) -> Life:
     """Alice (customer 1) and bob (2), with nothing yet."""
     await customers.make_installation(conn, mode="sandbox", books_time_zone="UTC")
     await customers.put_asset(conn, "tokens", 0)
+    await customers.put_asset(conn, "points", 0)
     numbers = await customers.make(conn, ["alice", "bob"], signup_due=False)
     assert numbers == {"alice": 1, "bob": 2}
     scales = {asset.code: asset.scale for asset in await customers.assets(conn)}
@@ -228,8 +229,9 @@ async def lived(databases: Databases) -> AsyncGenerator[Database]:
         await holds_of_all_kinds(life, grants)
         await time_passes(life)
         await beyond_the_wallet(life)
-        await tokens_above_a_hold(life)
         await use_something(conn, [1, 2])
+        await pay_for_something(conn, [1, 2])
+        await tokens_above_a_hold(life)
     yield made
     await databases.drop(made)
 
@@ -246,6 +248,10 @@ async def test_prove_after_a_rich_life_finds_nothing(lived: Database) -> None:
 OPEN = "customer_no = 1 AND status = 'open'"
 CREDITS = "customer_no = 1 AND asset = 'credits'"
 TOKENS = "customer_no = 1 AND asset = 'tokens'"
+A_LINE = "customer_no = 1 AND amount = 3"
+"""Of the event that was charged."""
+GIVEN_BACK = "customer_no = 1 AND amount < 0"
+"""The line that made usage before it cheaper."""
 LAST = "SELECT last_seq FROM customers WHERE customer_no = 1"
 """The last journal: a charge in tokens."""
 
@@ -391,6 +397,21 @@ CORRUPTIONS: list[tuple[str, str]] = [
         "UPDATE transfers SET line = line + 1"
         f" WHERE customer_no = 1 AND seq = ({journal('activation')})",
     ),
+    # Lines of usage
+    ("lines", f"UPDATE charge_lines SET amount = amount + 1 WHERE {A_LINE}"),
+    ("lines", f"UPDATE charge_lines SET amount = amount - 1 WHERE {GIVEN_BACK}"),
+    ("lines", f"UPDATE charge_lines SET asset = 'credits' WHERE {GIVEN_BACK}"),
+    ("lines", f"UPDATE charge_lines SET seq = 999999 WHERE {A_LINE}"),
+    ("tiers", "UPDATE price_counters SET quantity = 13 WHERE customer_no = 1"),
+    ("tiers", "DELETE FROM price_counters WHERE customer_no = 1"),
+    ("tiers", f"UPDATE charge_lines SET quantity = 3 WHERE {GIVEN_BACK}"),
+    ("charged", f"UPDATE charge_lines SET event_id = 'm9' WHERE {A_LINE}"),
+    ("charged", f"UPDATE charge_lines SET quantity = 2 WHERE {A_LINE}"),
+    ("charged", f"DELETE FROM charge_lines WHERE {A_LINE}"),
+    (
+        "charged identities rollups",
+        "DELETE FROM events WHERE customer_no = 1 AND id = 'm1'",
+    ),
     # References
     *(
         ("references hashes", of_journal(column, "999999"))
@@ -498,7 +519,7 @@ CORRUPTIONS: list[tuple[str, str]] = [
     ("values", "DELETE FROM rollup_values WHERE customer_no = 1 AND value = 'u4'"),
     ("values", "UPDATE rollup_values SET events = 5 WHERE customer_no = 1 AND value = 'u4'"),
     (
-        "unrated",
+        "unrated charged",
         "UPDATE unrated_events SET id = 'e9' WHERE customer_no = 1 AND id = 'e1'",
     ),
     ("unrated", "INSERT INTO unrated_windows VALUES (1, 999, now())"),
@@ -682,7 +703,7 @@ async def test_verify_of_true_books_lists_the_checks_and_exits_0(
     assert [line.split()[:2] for line in lines] == [
         ["ok", check.name] for check in (*CHECKS, *CHAIN_CHECKS)
     ]
-    assert re.fullmatch(r"the books are proved: 28 checks in \d+\.\d s", last)
+    assert re.fullmatch(r"the books are proved: 31 checks in \d+\.\d s", last)
 
 
 @pytest.mark.breaks_books
@@ -706,7 +727,7 @@ async def test_verify_of_broken_books_names_the_customer_and_exits_1(
     )
     assert "FAILED  pins        each lot is pinned by open holds only" in text
     assert f"        customer alice (no. 1): {what}" in text.splitlines()
-    assert text.endswith("the books are NOT proved: 1 of 26 checks failed (pins)\n")
+    assert text.endswith("the books are NOT proved: 1 of 29 checks failed (pins)\n")
     assert report["ok"] is False
     assert [check["failures"] for check in report["checks"] if not check["ok"]] == [
         [{"check": "pins", "customer_no": 1, "customer_id": "alice", "what": what}]
@@ -739,7 +760,7 @@ async def test_verify_of_an_embedded_database_that_is_not_running_starts_and_sto
         assert lacking == 1
         assert "lacks 0001_ledger: run `drawdown migrate` first" in told
         assert await asyncio.to_thread(run, ["verify", "--data", str(folder)]) == 0
-        assert "the books are proved: 26 checks" in capsys.readouterr().out
+        assert "the books are proved: 29 checks" in capsys.readouterr().out
         async with await Embedded.start(folder, say=quiet):  # nobody holds it any more
             pass
     finally:

@@ -34,21 +34,23 @@ def replayed(captured: int, *, accepted: int = 2) -> Replayed:
 
 
 def test_differences_of_equal_sums_are_none() -> None:
-    assert differences([replayed(1050)], Counter(paid=1000, promotional=50)) == []
+    assert differences([replayed(1200)], Counter(paid=1000, promotional=200)) == []
 
 
 def test_differences_name_what_is_too_much_or_too_little() -> None:
-    wrong = differences([replayed(1049, accepted=1)], Counter(paid=1051))
+    wrong = differences([replayed(1199, accepted=1)], Counter(paid=1201))
     assert wrong == [
-        "code: captured 1,049, the rows say 1,050: a difference of -1",
+        "code: captured 1,199, the rows say 1,200: a difference of -1",
         "code: 1 of 2 rows were accepted",
-        "the lots lost 1,051 credits, the rows say 1,050: a difference of +1",
+        "the lots lost 1,201 credits, the rows say 1,200: a difference of +1",
     ]
 
 
 def test_table_lines_up() -> None:
-    lines = table([replayed(1050), replayed(1050)])
-    assert "credits captured                     1,050          1,050          2,100" in lines
+    lines = table([replayed(1200), replayed(1200)])
+    assert "credits captured                     1,200          1,200          2,400" in lines
+    assert "the same rows' price                 1,200          1,200          2,400" in lines
+    assert "  generated, at 4                       50             50            100" in lines
     assert "reserve p50 / p99, ms            1.0 / 2.0      1.0 / 2.0" in lines
 
 
