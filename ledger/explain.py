@@ -75,9 +75,10 @@ class HoldExplained(Struct, frozen=True, kw_only=True):
 
 
 class DebtExplained(Struct, frozen=True):
-    """What a charge still owes."""
+    """What a charge still owes, or what was taken back of a bought lot after it was spent."""
 
-    charge_id: str
+    charge_id: str | UnsetType
+    lot_id: str | UnsetType
     amount: str
     repaid: str
     open: str
@@ -178,7 +179,8 @@ async def explain(
         holds_has_more=len(holds) > HOLDS_SHOWN,
         debts=[
             DebtExplained(
-                books.public("chg", debt.charge_seq),
+                books.public("chg", debt.charge_seq) if debt.lot_no is None else UNSET,
+                UNSET if debt.lot_no is None else books.public("lot", debt.lot_no),
                 plain(debt.amount),
                 plain(debt.repaid),
                 plain(debt.open),

@@ -23,6 +23,10 @@ def read_lot(row: Row) -> Lot:
         cost=None if row[17] is None else Cost(row[17], row[18]),
         deferred_amount=row[19],
         deferred_units=row[20],
+        purchase_no=row[21],
+        clawback_due=row[22],
+        written_off=row[23],
+        lapsed=row[24],
     )
 
 

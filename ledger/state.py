@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from ledger.bought import Clawback, Freeze, Purchase
 from ledger.calendar import Interval
 from ledger.chart import Category
 from ledger.ids import public_id
@@ -69,6 +70,13 @@ class Lot(Struct, eq=False):
     cost: Cost | None = None
     deferred_amount: int = 0
     deferred_units: int = 0
+    purchase_no: int | None = None
+    clawback_due: int = 0
+    """To come back to Stripe's side, and pinned: taken as it returns."""
+    written_off: int = 0
+    """To come back, and burned: forgiven."""
+    lapsed: int = 0
+    """To come back, and run out before: a part of `expired`."""
     is_offered: bool = False
     """Whether it stands in `Books.order`."""
     is_reshaped: bool = False
@@ -78,6 +86,11 @@ class Lot(Struct, eq=False):
     @property
     def unpinned(self) -> int:
         return self.remaining - self.pinned
+
+    @property
+    def kept(self) -> int:
+        """What it has left for good: its share of the cost is still deferred."""
+        return self.remaining - self.clawback_due
 
     @property
     def burn_key(self) -> BurnKey:
@@ -162,16 +175,21 @@ class HoldCharge(Struct, frozen=True):
 
 
 class Debt(Struct, eq=False):
-    """What a charge left unpaid. Still open: amount − repaid − cancelled."""
+    """What a charge or a clawback left unpaid. Still open: amount − repaid − cancelled."""
 
     debt_no: int
     asset: str
     charge_seq: int
+    """The journal that left it."""
     amount: int
     repaid: int = 0
     cancelled: int = 0
     returned: int = 0
-    """Of `repaid`, what a reversal gave back to the lots that had paid."""
+    """Of `repaid`, what undoing gave back to the lots that had paid."""
+    lot_no: int | None = None
+    """Of a clawback: the lot whose credit had been spent."""
+    payments: list["Draw"] | None = None
+    """Of a clawback: what each repayment took from each lot, in order, where that was loaded."""
     is_new: bool = False
 
     @property
@@ -333,6 +351,9 @@ class Books(Struct, eq=False):
     """Open debts (oldest first), and those of charges being undone."""
     grants: dict[int, Grant] = {}
     charges: dict[int, Charge] = {}
+    purchases: dict[int, Purchase] = {}
+    freezes: dict[int, Freeze] = {}
+    """The open freezes of the purchases that are loaded."""
     usage: UsageState | None = None
     """Loaded where a request states usage."""
     answered: dict[str, "Answered"] = {}
@@ -374,6 +395,8 @@ class Books(Struct, eq=False):
     changed_debts: dict[int, Debt] = {}
     changed_grants: dict[int, Grant] = {}
     changed_charges: dict[int, Charge] = {}
+    changed_purchases: dict[int, Purchase] = {}
+    changed_freezes: dict[int, Freeze] = {}
     is_changed: bool = False
     is_redefined: bool = False
     """Policy, limit, sign-up mark or closing changed."""
@@ -413,6 +436,16 @@ class Books(Struct, eq=False):
             line = self.order.setdefault(lot.asset, [])
             insort(line, (lot.burn_key, lot), key=_burn_key)
 
+    def keep_lot(self, lot: Lot) -> Lot:
+        """Keep a lot as it was loaded, unless it is there; the one that is."""
+        known = self.lots.get(lot.lot_no)
+        if known is not None:
+            return known
+        self.lots[lot.lot_no] = lot
+        if lot.voided_at is None:
+            self.offer(lot)
+        return lot
+
     def change_lot(self, lot: Lot, *, reshaped: bool = False) -> None:
         self.changed_lots[lot.lot_no] = lot
         if reshaped:
@@ -420,6 +453,14 @@ class Books(Struct, eq=False):
 
     def redefine(self) -> None:
         self.is_redefined = self.is_changed = True
+
+    def change_purchase(self, purchase: Purchase) -> None:
+        self.changed_purchases[purchase.purchase_no] = purchase
+        self.is_changed = True
+
+    def change_freeze(self, freeze: Freeze) -> None:
+        self.changed_freezes[freeze.freeze_no] = freeze
+        self.is_changed = True
 
     def change_hold(self, hold: Hold) -> None:
         self.changed_holds[hold.hold_no] = hold
@@ -446,6 +487,7 @@ class Settings(Struct, frozen=True):
     """Scale of every asset."""
     books_time_zone: tzinfo
     hold_lifetime_max: timedelta = timedelta(days=7)
+    clawback: Clawback = "owe"
     pricing: Pricing | None = None
     closed_through: date | None = None
     """The last accounting day of the latest closed month; None: all is open."""
