@@ -303,6 +303,7 @@ def config_of(settings: Settings, installation: Installation) -> Config:
         signup_amount=grant and grant.amount,
         signup_expires_in=grant and grant.expires_in,
         signup_priority=50 if grant is None else grant.priority,
+        clawback=settings.clawback,
         hold_lifetime_max=timedelta(seconds=settings.hold_lifetime_max),
         queue_max=settings.queue_max,
         queue_seconds_max=settings.queue_seconds_max,
