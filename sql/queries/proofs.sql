@@ -177,8 +177,8 @@ LIMIT $1::integer;
 -- proof_lots --
 -- Each lot is what its transfers say: what was issued, what it has left and where, what expired,
 -- was voided or taken back (what was restored taken off), was burned (repaid debt included, what
--- came back taken off). A voided lot has nothing left but what holds have pinned. What a clawback made a
--- debt moves nothing in its lot.
+-- came back taken off). A voided lot has nothing left but what holds have pinned. What a clawback
+-- made a debt moves nothing in its lot.
 WITH restored AS (
     SELECT t.customer_no, t.lot_no, sum(t.amount) AS amount
     FROM journals AS j
