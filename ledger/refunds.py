@@ -62,7 +62,8 @@ def _move(
     """The credit half, the money half, and the end of freezes, as one journal."""
     before, after = purchase.funds, request.funds
     change = after.returned - before.returned
-    kind = "release" if after == before else "restore" if change < 0 else "clawback"
+    is_news = (after.refunded, after.lost) != (before.refunded, before.lost)
+    kind = "release" if not is_news else "restore" if change < 0 else "clawback"
     ended_as = "clawback" if change > 0 else "released"
     thawed = end(books, settings, purchase, request.ends, ended_as, now)
     lots = lots_of(books, purchase)

@@ -573,6 +573,20 @@ def test_dispute_that_is_lost_takes_what_was_frozen() -> None:
     assert till.books.freezes == {}
 
 
+def test_dispute_won_after_the_lot_had_ended_lets_it_go() -> None:
+    till = Till()
+    no = till.buy(500, 1_000, expires_in=DAY)
+    till.freeze(no)
+    till.told(no, disputed=1_000)
+    till.wait(2 * DAY)
+    till.told(no, "x")
+    assert till.last == [
+        ("dispute", ["cash disputed 1000"]),
+        ("release", ["wallet expired 500"]),
+    ]
+    assert till.balance == (0, 0, 0)
+
+
 def test_more_lost_than_was_captured_is_a_loss_of_money_alone() -> None:
     till = Till()
     no = till.buy(100, 1_000)
