@@ -109,6 +109,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             read=setting_values.read_signup_grant,
         ),
     ] = None
+    clawback: Annotated[
+        Literal["owe", "zero"],
+        _about(
+            "What becomes of bought credits that were spent when their money goes back: "
+            "a debt, or a write-off.",
+            "policy",
+            bounds="owe or zero",
+        ),
+    ] = "owe"
     hold_lifetime_max: Annotated[
         int,
         _about(

@@ -303,6 +303,7 @@ def config_of(settings: Settings, installation: Installation) -> Config:
         signup_amount=grant and grant.amount,
         signup_expires_in=grant and grant.expires_in,
         signup_priority=50 if grant is None else grant.priority,
+        clawback=settings.clawback,
         hold_lifetime_max=timedelta(seconds=settings.hold_lifetime_max),
         event_retention=timedelta(days=settings.event_retention_days),
         late_grace=timedelta(seconds=settings.late_grace_seconds),

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from ledger.amounts import format_amount
+from ledger.entities import Charge, Draw, Grant, Hold, Lot
 from ledger.rated import QUANTITY_SCALE, Line
 from ledger.requests import Policy
-from ledger.state import Account, Books, Charge, Draw, Grant, Hold, Lot
+from ledger.state import Account, Books
 
 EMPTY = Raw(b"{}")
 Metadata = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]

@@ -9,7 +9,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from ledger.state import Books, Draw, Lot, NeedMore
+from ledger.entities import Draw, Lot
+from ledger.state import Books, NeedMore
 
 LATE_MAX: Final = timedelta(days=35)
 """How far back usage may be dated (Stripe accepts meter events 35 days old)."""
@@ -59,10 +60,10 @@ def past(books: Books, asset: str, at: datetime) -> Source:
         and not lot.is_upcoming
         and lot.voided_at is None
         and not lot.ended_by(at)
-        and lot.unpinned + lot.expired > 0
+        and lot.unpinned + lot.expired - lot.lapsed > 0
     ]
     found.sort(key=lambda lot: lot.burn_key)
-    lots = [(lot, lot.unpinned, lot.expired) for lot in found]
+    lots = [(lot, lot.unpinned, lot.expired - lot.lapsed) for lot in found]
     return Source(lots, sum(unpinned + expired for _, unpinned, expired in lots))
 
 

@@ -15,7 +15,7 @@ CREDIT_ACCOUNTS: Final[dict[str, Side]] = {
     "granted": "debit",  # promotional credits issued
     "burned": "credit",  # consumed
     "expired": "credit",  # ran out of time
-    "owed": "debit",  # usage allowed beyond the wallet; later credit repays it
+    "owed": "debit",  # usage beyond the wallet, or taken back when spent; later credit repays it
     "billed": "debit",  # usage beyond the wallet passed on to Stripe; never repaid by credit
 }
 
@@ -45,6 +45,11 @@ JOURNAL_KINDS: Final = (
     "rollover",
     "void",
     "reversal",
+    "clawback",
+    "restore",
+    "release",
+    "dispute",
+    "fee",
 )
 
 

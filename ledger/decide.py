@@ -11,7 +11,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from ledger import grants, holds, usage, usage_events
+from ledger import grants, holds, purchases, refunds, usage, usage_events
 from ledger.amounts import format_amount
 from ledger.answers import Balance, OverageAnswer, Problem, balance_answer
 from ledger.outcome import Outcome
@@ -22,13 +22,20 @@ from ledger.requests import (
     CloseCustomer,
     Consume,
     CorrectEvent,
+    CreditPurchase,
     Extend,
+    FreezePurchase,
     GrantCredit,
+    MarkPurchase,
+    MovePurchase,
+    OpenPurchase,
+    ReleasePurchase,
     Request,
     Reserve,
     Reverse,
     SetOverage,
     Settle,
+    StartRefund,
     VoidGrant,
     VoidHold,
 )
@@ -128,6 +135,20 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
             return grants.grant(books, request, settings, now)
         case VoidGrant():
             return grants.void(books, request, settings, now)
+        case OpenPurchase():
+            return purchases.open_purchase(books, request, settings, now)
+        case CreditPurchase():
+            return purchases.credit(books, request, settings, now)
+        case MovePurchase():
+            return refunds.move_purchase(books, request, settings, now)
+        case MarkPurchase():
+            return purchases.mark_purchase(books, request, settings, now)
+        case FreezePurchase():
+            return purchases.freeze_purchase(books, request, settings, now)
+        case ReleasePurchase():
+            return purchases.release_purchase(books, request, settings, now)
+        case StartRefund():
+            return refunds.start_refund(books, request, settings, now)
         case SetOverage():
             return _set_overage(books, request, settings, now)
         case CloseCustomer():

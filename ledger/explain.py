@@ -13,11 +13,12 @@ from msgspec import UNSET, Struct, UnsetType
 
 from ledger.amounts import format_amount
 from ledger.chart import CREDIT_ACCOUNTS, net
+from ledger.entities import Hold, Lot
 from ledger.overage import limit_left, policy_for
 from ledger.reads import LOTS_SHOWN, OverageUse, overage_use, settled, spendable_lots
 from ledger.rows import read_hold, read_lot
 from ledger.settle import account_of
-from ledger.state import Account, Books, Hold, Lot, Settings
+from ledger.state import Account, Books, Settings
 from sql import queries
 from sql.pool import Connection
 
@@ -75,9 +76,10 @@ class HoldExplained(Struct, frozen=True, kw_only=True):
 
 
 class DebtExplained(Struct, frozen=True):
-    """What a charge still owes."""
+    """What a charge still owes, or what was taken back of a bought lot after it was spent."""
 
-    charge_id: str
+    charge_id: str | UnsetType
+    lot_id: str | UnsetType
     amount: str
     repaid: str
     open: str
@@ -178,7 +180,8 @@ async def explain(
         holds_has_more=len(holds) > HOLDS_SHOWN,
         debts=[
             DebtExplained(
-                books.public("chg", debt.charge_seq),
+                books.public("chg", debt.charge_seq) if debt.lot_no is None else UNSET,
+                UNSET if debt.lot_no is None else books.public("lot", debt.lot_no),
                 plain(debt.amount),
                 plain(debt.repaid),
                 plain(debt.open),

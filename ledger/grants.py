@@ -6,12 +6,13 @@ from typing import Final
 from ledger.answers import grant_answer
 from ledger.calendar import next_start
 from ledger.chart import ISSUED_BY
+from ledger.entities import Grant, Lot
 from ledger.outcome import Outcome, refuse
 from ledger.posting import begin, finish, move, move_money
 from ledger.requests import GrantCredit, Recurrence, VoidGrant
 from ledger.revenue import deferred_after
 from ledger.settle import STEPS_MAX, account_of, catch_up, grant_lot
-from ledger.state import Books, Grant, Journal, Lot, Settings
+from ledger.state import Books, Journal, Settings
 from ledger.usage import refuse_start, repay
 
 STEPS_PER_PERIOD: Final = 3

@@ -106,12 +106,13 @@ async def balance_at(
             raise FutureMoment(at, now)
         moment = await _effective(conn, books, asset, at, settings)
     held = await _held(conn, customer_no, asset, at, axis, now)
+    frozen = await conn.fetchval(queries.frozen_at, customer_no, asset, at, axis == "effective")
     scale = settings.scales[asset]
     return BalanceAnswer(
         customer_id=books.customer_id,
         asset=asset,
         posted=format_amount(moment.posted, scale),
-        held=format_amount(held, scale),
+        held=format_amount(held + int(frozen), scale),
         available=None,
         owed=format_amount(moment.owed, scale),
         billed=format_amount(moment.billed, scale),

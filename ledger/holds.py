@@ -6,13 +6,15 @@ from typing import Final
 from ledger.amounts import AMOUNT_MAX, AmountError, format_amount, parse_amount
 from ledger.answers import hold_answer
 from ledger.burn_down import plan, present
+from ledger.clawback import overtake
+from ledger.entities import Charge, Hold, HoldCharge, HoldStep
 from ledger.outcome import Outcome, refuse
 from ledger.overage import fits, hold_uncovered, insufficient, limit_left, policy_for
 from ledger.priced import price, settle_lines
 from ledger.rated import Priced, Usage
 from ledger.requests import Capture, Extend, Reserve, VoidHold
 from ledger.settle import account_of, end_hold, pinned_lots, release_uncovered
-from ledger.state import Account, Books, Charge, Hold, HoldCharge, HoldStep, Settings
+from ledger.state import Account, Books, Settings
 from ledger.usage import (
     ChargeWriter,
     ask,
@@ -422,5 +424,6 @@ def _finish_capture(
     charge.metadata = request.notes.metadata if request.notes else None
     line = HoldCharge(charge.seq, charge.amount, charge.created_at)
     hold.charges = [line, *(hold.charges or [])][:CHARGES_SHOWN]
+    overtake(books, settings, (books.lots[draw.lot_no] for draw in charge.draws), now)
     repay(books, settings, now)
     return Outcome(200, hold_answer(books, hold, account.scale, account=account, charge=charge))

@@ -13,6 +13,8 @@ from typing import Final
 from asyncpg import Record
 from msgspec import Struct
 
+from ledger.entities import Debt, Draw, Grant, HoldCharge
+from ledger.load_purchases import load_purchases
 from ledger.load_usage import Facts, load_counter_charges, load_usage
 from ledger.rated import CounterKey, Pricing
 from ledger.requests import (
@@ -25,16 +27,7 @@ from ledger.requests import (
 )
 from ledger.rows import Row, add_draws, read_charge, read_grant, read_hold, read_lot
 from ledger.settle import STEPS_MAX
-from ledger.state import (
-    Account,
-    Answered,
-    Books,
-    Debt,
-    Draw,
-    Grant,
-    HoldCharge,
-    Lot,
-)
+from ledger.state import Account, Answered, Books
 from sql import queries
 from sql.columns import array_text
 from sql.pool import Connection
@@ -182,11 +175,24 @@ async def load(
         )
         if counters:
             undone |= await load_counter_charges(conn, customers, counters)
+    await _load_named(conn, customers, requests, undone, now)
+    return Loaded(now, row["closed_through"], frozenset(row["dead_keys"] or ()))
+
+
+async def _load_named(
+    conn: Connection,
+    customers: dict[int, Books],
+    requests: Sequence[Request],
+    undone: set[tuple[int, int]],
+    now: datetime,
+) -> None:
+    """Charges to undo, purchases, grants to void: what single requests are about."""
     if undone:
         await _load_charges(conn, customers, undone)
+    if payers := await load_purchases(conn, customers, requests):
+        await _load_lots(conn, customers, payers)
     if voids := [r for r in requests if isinstance(r, VoidGrant)]:
         await load_grants(conn, customers, {(r.customer_no, r.grant_no) for r in voids}, now)
-    return Loaded(now, row["closed_through"], frozenset(row["dead_keys"] or ()))
 
 
 def _fill(
@@ -212,7 +218,7 @@ def _fill(
         )
     for lot_row in row["lots"] or ():
         books, lot = customers[lot_row[0]], read_lot(lot_row)
-        _keep_lot(books, lot)
+        books.keep_lot(lot)
         line = books.order[lot.asset]
         if len(line) == (LOTS_MORE if books.customer_no in depths else LOTS_FIRST):
             books.horizon[lot.asset] = line[-1][0]
@@ -227,7 +233,7 @@ def _fill(
         hold = read_hold(hold_row)
         customers[hold_row[0]].holds[hold.hold_no] = hold
     for lot_row in row["pinned_lots"] or ():
-        _keep_lot(customers[lot_row[0]], read_lot(lot_row))
+        customers[lot_row[0]].keep_lot(read_lot(lot_row))
     for customer_no, hold_no, seq, amount, created_at in row["hold_charges"] or ():
         hold = customers[customer_no].holds[hold_no]
         if hold.charges is None:
@@ -245,7 +251,7 @@ async def _load_due(conn: Connection, customers: dict[int, Books], now: datetime
         books.debts_until = None
     for part in ("pinned_lots", "ending_lots", "starting_lots"):
         for lot_row in row[part] or ():
-            _keep_lot(customers[lot_row[0]], read_lot(lot_row))
+            customers[lot_row[0]].keep_lot(read_lot(lot_row))
     for series_row in row["series"] or ():
         _keep_grant(customers[series_row[0]], series_row)
     for hold_row in row["holds"] or ():
@@ -276,7 +282,7 @@ async def _load_all_lots(
     """Every open lot; with `late` also those whose credit ran out lately. Raises TooMuch."""
     counts = dict.fromkeys(customers, 0)
     for row in await conn.fetch(queries.lots_load_open, list(customers), LOTS_MAX):
-        _keep_lot(customers[row[0]], read_lot(row))
+        customers[row[0]].keep_lot(read_lot(row))
         counts[row[0]] += 1
         if counts[row[0]] == LOTS_MAX:
             raise TooMuch(row[0])
@@ -285,7 +291,7 @@ async def _load_all_lots(
         if len(expired) == LOTS_MAX:
             raise TooMuch(expired[-1][0])
         for row in expired:
-            _keep_lot(customers[row[0]], read_lot(row))
+            customers[row[0]].keep_lot(read_lot(row))
     for books in customers.values():
         books.is_full, books.has_late = True, late
         books.horizon.clear()
@@ -331,7 +337,7 @@ async def _load_lots(
 ) -> None:
     rows = await conn.fetch(queries.lots_load, [no for no, _ in wanted], [lot for _, lot in wanted])
     for row in rows:
-        _keep_lot(customers[row[0]], read_lot(row))
+        customers[row[0]].keep_lot(read_lot(row))
 
 
 async def load_grants(
@@ -343,14 +349,7 @@ async def load_grants(
         grant = _keep_grant(customers[row[0]], row)
         grant.reason, grant.metadata = row[22], row[23]
     for row in await conn.fetch(queries.grants_lots_load, *numbers, now):
-        _keep_lot(customers[row[0]], read_lot(row))
-
-
-def _keep_lot(books: Books, lot: Lot) -> None:
-    if lot.lot_no not in books.lots:
-        books.lots[lot.lot_no] = lot
-        if lot.voided_at is None:
-            books.offer(lot)
+        customers[row[0]].keep_lot(read_lot(row))
 
 
 def _keep_debt(books: Books, row: Row) -> None:
@@ -363,6 +362,7 @@ def _keep_debt(books: Books, row: Row) -> None:
             repaid=row[5],
             cancelled=row[6],
             returned=row[7],
+            lot_no=row[8],
         )
 
 

@@ -11,10 +11,12 @@ from asyncpg import Record
 from msgspec import Struct
 
 from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
+from ledger.entities import Debt, Grant, Hold, Lot
 from ledger.load import ScaleChanged
+from ledger.load_purchases import post_purchases
 from ledger.post_usage import post_usage
 from ledger.requests import Request
-from ledger.state import Account, Books, Grant, Hold, Lot
+from ledger.state import Account, Books
 from sql import queries
 from sql.columns import columns
 from sql.pool import Connection
@@ -70,6 +72,9 @@ async def post(
     )
     await post_usage(conn, changed)
     await _post_rare(conn, changed, lots)
+    await _post_money(conn, changed)
+    if any(books.changed_purchases or books.changed_freezes for books in changed):
+        await post_purchases(conn, changed)
 
 
 def _customer_row(books: Books) -> Sequence[Any]:
@@ -230,7 +235,7 @@ async def _open_accounts(conn: Connection, pairs: list[tuple[Books, Account]]) -
 
 
 async def _post_rare(conn: Connection, changed: list[Books], lots: list[tuple[Books, Lot]]) -> None:
-    """What the hot path seldom writes: grants, lots, debts, texts, money."""
+    """What the hot path seldom writes: grants, lots, debts, texts."""
     grants = [(books.customer_no, g) for books in changed for g in books.changed_grants.values()]
     debts = [(books.customer_no, d) for books in changed for d in books.changed_debts.values()]
     for statement, rows in (
@@ -251,11 +256,7 @@ async def _post_rare(conn: Connection, changed: list[Books], lots: list[tuple[Bo
         ),
         (
             queries.debts_make,
-            [
-                (no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled, d.returned)
-                for no, d in debts
-                if d.is_new
-            ],
+            [_made_debt(no, debt) for no, debt in debts if debt.is_new],
         ),
         (
             queries.debts_move,
@@ -298,6 +299,9 @@ async def _post_rare(conn: Connection, changed: list[Books], lots: list[tuple[Bo
     ):
         if rows:
             await conn.execute(statement, *zip(*rows, strict=True))
+
+
+async def _post_money(conn: Connection, changed: list[Books]) -> None:
     for books in changed:
         for currency, moves in books.money.items():
             row: list[int] = []
@@ -322,6 +326,9 @@ def _reshaped(books: Books, lot: Lot) -> Sequence[Any]:
         lot.voided_at,
         lot.deferred_amount,
         lot.deferred_units,
+        lot.clawback_due,
+        lot.written_off,
+        lot.lapsed,
     )
 
 
@@ -348,6 +355,21 @@ def _made_grant(customer_no: int, grant: Grant) -> Sequence[Any]:
         grant.origin,
         grant.journal_seq,
         grant.created_at,
+        grant.has_purchase,
+    )
+
+
+def _made_debt(customer_no: int, debt: Debt) -> Sequence[Any]:
+    return (
+        customer_no,
+        debt.debt_no,
+        debt.asset,
+        debt.charge_seq,
+        debt.amount,
+        debt.repaid,
+        debt.cancelled,
+        debt.returned,
+        debt.lot_no,
     )
 
 
@@ -374,4 +396,8 @@ def _made_lot(books: Books, lot: Lot) -> Sequence[Any]:
         lot.cost.currency if lot.cost else None,
         lot.deferred_amount,
         lot.deferred_units,
+        lot.purchase_no,
+        lot.clawback_due,
+        lot.written_off,
+        lot.lapsed,
     )

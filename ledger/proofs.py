@@ -52,8 +52,8 @@ CHECKS: Final = (
     Check("floors", "no balance is below its floor", queries.proof_floors),
     Check("wallet", "wallet and upcoming equal the lots", queries.proof_wallet),
     Check("lots", "each lot equals its transfers", queries.proof_lots),
-    Check("pending", "pending equals the pins of open holds", queries.proof_pending),
-    Check("pins", "each lot is pinned by open holds only", queries.proof_pins),
+    Check("pending", "pending equals the pins of open holds and freezes", queries.proof_pending),
+    Check("pins", "each lot is pinned by open holds and freezes only", queries.proof_pins),
     Check("holds", "each hold equals its charges and pins", queries.proof_holds),
     Check("uncovered", "uncovered equals that of open holds", queries.proof_uncovered),
     Check("owed", "owed equals the open debts", queries.proof_owed),
@@ -67,6 +67,11 @@ CHECKS: Final = (
     Check("charged", "what is to be charged is charged once, or waits", queries.proof_charged),
     Check("references", "what is named exists", queries.proof_references),
     Check("grants", "each lot belongs to its grant", queries.proof_grants),
+    Check("purchases", "each purchase was credited as expected, once", queries.proof_purchases),
+    Check(
+        "clawbacks", "what has come back of each bought lot is its share", queries.proof_clawbacks
+    ),
+    Check("money", "the money of each purchase equals its journals", queries.proof_money),
     Check("due", "nothing falls due before it is expected", queries.proof_due),
     Check(
         "requests",

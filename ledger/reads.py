@@ -16,12 +16,13 @@ from msgspec import Struct
 from ledger.amounts import format_amount
 from ledger.answers import GrantAnswer, HoldAnswer, grant_answer, hold_answer
 from ledger.decide import decide
+from ledger.entities import Debt, Grant, Lot
 from ledger.load import DEBTS_MAX, DUE_MAX, Depth, TooMuch, load, load_grants, look
 from ledger.overage import policy_for
 from ledger.requests import Policy, Settle, VoidHold
 from ledger.rows import read_hold, read_lot
 from ledger.settle import account_of
-from ledger.state import Account, Books, Debt, Grant, Lot, NeedMore, Settings
+from ledger.state import Account, Books, NeedMore, Settings
 from sql import queries
 from sql.pool import Connection
 

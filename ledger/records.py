@@ -11,11 +11,12 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from ledger.amounts import format_amount
 from ledger.answers import EMPTY, ChargeAnswer, Metadata, charge_answer, empty_object
+from ledger.entities import Charge
 from ledger.load_usage import read_line
 from ledger.reads import SCAN_MAX, UnknownCustomer, find, page, settled
 from ledger.rows import add_draws, read_charge
 from ledger.settle import account_of
-from ledger.state import Books, Charge, Settings
+from ledger.state import Books, Settings
 from sql import queries
 from sql.pool import Connection
 

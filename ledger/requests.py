@@ -9,6 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ledger.bought import FreezeReason, Funds, Terms
 from ledger.calendar import Interval
 from ledger.chart import Category
 from ledger.rated import Usage
@@ -155,6 +156,72 @@ class GrantCredit(Request, frozen=True, kw_only=True):
 class VoidGrant(Request, frozen=True, kw_only=True):
     grant_no: int
     money: Literal["refunded", "breakage"] | None = None
+
+
+class OpenPurchase(Request, frozen=True, kw_only=True):
+    """Record a purchase before it is paid. Of one line of an invoice there is one purchase."""
+
+    terms: Terms
+
+
+class CreditPurchase(Request, frozen=True, kw_only=True):
+    """It was paid: give its credits, once however often this is asked."""
+
+    purchase_no: int
+    currency: str
+    captured: int
+    """What was paid, tax included, after discounts."""
+    tax: int = 0
+    listed: int | None = None
+    """Before discounts and tax, where known: another than expected parks the purchase."""
+
+
+class MovePurchase(Request, frozen=True, kw_only=True):
+    """Bring lots and money to where the purchase's current state says they belong."""
+
+    purchase_no: int
+    funds: Funds
+    ends: tuple[str, ...] = ()
+    """References of freezes that end with this news: a refund's fate, a dispute's."""
+
+
+class MarkPurchase(Request, frozen=True, kw_only=True):
+    """It was not paid after all, or a person has to look at it; `open` takes that back."""
+
+    purchase_no: int
+    mark: Literal["open", "failed", "parked"]
+
+
+class FreezePurchase(Request, frozen=True, kw_only=True):
+    """Pin what `amount` of money stands for (None: all of it), as far as it is unspent.
+
+    Asked again with the same reference it moves to what is asked for: more if more is unspent now.
+    """
+
+    purchase_no: int
+    reason: FreezeReason
+    reference: str
+    amount: int | None = None
+
+
+class ReleasePurchase(Request, frozen=True, kw_only=True):
+    """End the freezes of a reference: their credit returns to its lots."""
+
+    purchase_no: int
+    reference: str
+
+
+class StartRefund(Request, frozen=True, kw_only=True):
+    """Before Stripe is asked for a refund of ours: how much it comes to, and the freeze for it.
+
+    Neither `amount` nor `credits`: what is unspent.
+    """
+
+    purchase_no: int
+    reference: str
+    amount: int | None = None
+    """Money."""
+    credits: int | None = None
 
 
 class SetOverage(Request, frozen=True, kw_only=True):

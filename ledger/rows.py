@@ -6,9 +6,9 @@ from typing import Any
 from asyncpg import Record
 
 from ledger.burn_down import merge
+from ledger.entities import Charge, Draw, Grant, Hold, Lot
 from ledger.rated import CardVersion
 from ledger.requests import Cost
-from ledger.state import Charge, Draw, Grant, Hold, Lot
 
 Row = Record | tuple[Any, ...]
 
@@ -23,6 +23,10 @@ def read_lot(row: Row) -> Lot:
         cost=None if row[17] is None else Cost(row[17], row[18]),
         deferred_amount=row[19],
         deferred_units=row[20],
+        purchase_no=row[21],
+        clawback_due=row[22],
+        written_off=row[23],
+        lapsed=row[24],
     )
 
 

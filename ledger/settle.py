@@ -12,10 +12,12 @@ from typing import Final, Literal
 from ledger.burn_down import plan, present
 from ledger.calendar import next_start
 from ledger.chart import ISSUED_BY
+from ledger.entities import Grant, Hold, Lot
 from ledger.posting import begin, finish, move, move_money
 from ledger.requests import Cost
+from ledger.returning import give_back
 from ledger.revenue import deferred_after
-from ledger.state import Account, Books, Grant, Hold, Journal, Lot, NeedMore, Settings
+from ledger.state import Account, Books, Journal, NeedMore, Settings
 
 STEPS_MAX: Final = 1_000
 """How much of what time has done one request posts (about 50 ms of work). More: 503, try again."""
@@ -150,6 +152,7 @@ class _Timeline:
         journal.lot_no, journal.grant_no = lot.lot_no, lot.grant_no
         move(self.books, journal, account, "upcoming", "wallet", lot.remaining, lot_no=lot.lot_no)
         lot.is_upcoming = False
+        account.pending += lot.pinned  # frozen before it started
         self.books.offer(lot)
         self.books.change_lot(lot, reshaped=True)
         finish(self.books, journal)
@@ -286,8 +289,10 @@ def grant_lot(
     journal: Journal,
     *,
     upcoming: bool,
+    tax: int = 0,
+    purchase_no: int | None = None,
 ) -> Lot:
-    """Issue one lot of a grant, with the money half if it was paid for."""
+    """Issue one lot of a grant, with the money half if it was paid for: its cost, and tax on it."""
     account = account_of(books, settings, grant.asset)
     journal.grant_no = grant.grant_no
     lot = make_lot(
@@ -295,36 +300,18 @@ def grant_lot(
     )
     journal.lot_no = lot.lot_no
     lot.is_upcoming = upcoming
+    lot.purchase_no = purchase_no
     into = "upcoming" if upcoming else "wallet"
     move(books, journal, account, ISSUED_BY[grant.category], into, lot.amount, lot_no=lot.lot_no)
     if grant.cost is not None:
         cost = grant.cost
         move_money(books, journal, cost.currency, "cash", "deferred_revenue", cost.amount)
+        move_money(books, journal, cost.currency, "cash", "tax", tax)
     if upcoming:
         books.due(effective_at)
     books.offer(lot)
     finish(books, journal)
     return lot
-
-
-def give_back(
-    books: Books, journal: Journal, account: Account, lot: Lot, amount: int, *, ended: bool
-) -> None:
-    """Credit is back in a lot (in the wallet already) and meets its state: an ended lot lets go."""
-    left = lot.voided_at is not None or ended
-    if lot.voided_at is not None:
-        issued = ISSUED_BY[lot.category]
-        move(books, journal, account, "wallet", issued, amount, lot_no=lot.lot_no)
-        lot.remaining -= amount
-        lot.voided += amount
-    elif ended:
-        move(books, journal, account, "wallet", "expired", amount, lot_no=lot.lot_no)
-        lot.remaining -= amount
-        lot.expired += amount
-    else:
-        books.offer(lot)
-        books.due(lot.expires_at)  # an emptied lot was not due to end
-    books.change_lot(lot, reshaped=left)
 
 
 def end_hold(
@@ -409,7 +396,8 @@ def _repay_oldest(
         raise NeedMore(books.customer_no, wants_due=True)
     amount = min(debt.open, account.available)
     journal = begin(books, settings, "debt_repaid", effective_at=at, now=now, origin="time")
-    journal.debt_no, journal.charge_seq = debt.debt_no, debt.charge_seq
+    journal.debt_no = debt.debt_no
+    journal.charge_seq = debt.charge_seq if debt.lot_no is None else None
     taken, _ = plan(present(books, account.asset, amount), amount)
     for lot, part, _expired in taken:
         no = lot.lot_no

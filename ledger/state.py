@@ -7,23 +7,20 @@ the rest and decides again from the beginning.
 """
 
 from bisect import insort
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from typing import Final
 
 from msgspec import Struct
 
-from ledger.calendar import Interval
-from ledger.chart import Category
+from ledger.bought import Clawback, Freeze, Purchase
+from ledger.entities import BurnKey, Charge, Debt, Grant, Hold, HoldStep, Lot
 from ledger.ids import public_id
-from ledger.rated import CardVersion, CounterKey, Line, Pricing, UsageState
-from ledger.requests import Cost, Notes, Policy
+from ledger.rated import CounterKey, Line, Pricing, UsageState
+from ledger.requests import Notes, Policy
 
 MICROSECOND: Final = timedelta(microseconds=1)
 GENESIS: Final = bytes(32)
 """`prev_hash` of a customer's first journal."""
-
-FOREVER: Final = datetime.max.replace(tzinfo=UTC)
-BurnKey = tuple[int, bool, datetime, bool, datetime, datetime, int]
 
 
 class NeedMore(Exception):
@@ -44,204 +41,6 @@ class NeedMore(Exception):
         self.wants_due = wants_due
         """What time has done, or more debts, are needed, not more lots."""
         self.late = late
-
-
-class Lot(Struct, eq=False):
-    """One parcel of credit. amount = remaining + burned + expired + voided, at every moment."""
-
-    lot_no: int
-    grant_no: int
-    asset: str
-    category: Category
-    amount: int
-    remaining: int
-    pinned: int
-    expired: int
-    voided: int
-    priority: int
-    effective_at: datetime
-    expires_at: datetime | None
-    created_at: datetime
-    is_upcoming: bool = False
-    """Granted and not yet activated: its credit sits in the account `upcoming`."""
-    is_rollover: bool = False
-    voided_at: datetime | None = None
-    cost: Cost | None = None
-    deferred_amount: int = 0
-    deferred_units: int = 0
-    is_offered: bool = False
-    """Whether it stands in `Books.order`."""
-    is_reshaped: bool = False
-    """More than `remaining` and `pinned` changed."""
-    is_new: bool = False
-
-    @property
-    def unpinned(self) -> int:
-        return self.remaining - self.pinned
-
-    @property
-    def burn_key(self) -> BurnKey:
-        """Priority, earlier expiry (never last), promotional first, effective, created, id."""
-        expires_at = self.expires_at
-        return (
-            self.priority,
-            expires_at is None,
-            expires_at or FOREVER,
-            self.category == "paid",
-            self.effective_at,
-            self.created_at,
-            self.lot_no,
-        )
-
-    def ended_by(self, now: datetime) -> bool:
-        """Whether its own end has been reached at `now`; intervals are [start, end)."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def status(self, now: datetime) -> str:
-        if self.voided_at is not None:
-            return "voided"
-        if self.effective_at > now:
-            return "pending"
-        if self.remaining == 0 and self.expired == 0:
-            return "depleted"
-        return "expired" if self.ended_by(now) else "active"
-
-
-class Hold(Struct, eq=False):
-    """Value set aside. What it has left is `pins` (per lot) plus `uncovered` (under `policy`)."""
-
-    hold_no: int
-    asset: str
-    status: str
-    requested: int
-    amount: int
-    captured: int
-    uncovered: int
-    policy: Policy | None
-    pins: dict[int, int]
-    """lot_no → pinned. An ended hold keeps what it had pinned just before its end."""
-    expires_at: datetime
-    created_at: datetime
-    ended_at: datetime | None = None
-    """The instant of its end in the world: an expired hold's deadline."""
-    ended_created_at: datetime | None = None
-    """When the books learned of the end."""
-    reference: str | None = None
-    metadata: str | None = None
-    steps: int = 0
-    """How many earlier pin totals are kept (see HoldStep)."""
-    charges: list["HoldCharge"] | None = None
-    """The latest charges, newest first; None if not loaded."""
-    card: CardVersion | None = None
-    """The rate card that its usage is priced by: the one of its first estimate."""
-    is_card_new: bool = False
-    is_new: bool = False
-
-    @property
-    def pinned(self) -> int:
-        return sum(self.pins.values())
-
-    @property
-    def remaining(self) -> int:
-        return sum(self.pins.values()) + self.uncovered if self.status == "open" else 0
-
-
-class HoldStep(Struct, frozen=True):
-    """What an open hold had pinned before `at`: lets a past moment be asked."""
-
-    hold_no: int
-    step_no: int
-    at: datetime
-    pinned_before: int
-
-
-class HoldCharge(Struct, frozen=True):
-    seq: int
-    amount: int
-    created_at: datetime
-
-
-class Debt(Struct, eq=False):
-    """What a charge left unpaid. Still open: amount − repaid − cancelled."""
-
-    debt_no: int
-    asset: str
-    charge_seq: int
-    amount: int
-    repaid: int = 0
-    cancelled: int = 0
-    returned: int = 0
-    """Of `repaid`, what a reversal gave back to the lots that had paid."""
-    is_new: bool = False
-
-    @property
-    def open(self) -> int:
-        return self.amount - self.repaid - self.cancelled
-
-
-class Draw(Struct, frozen=True):
-    lot_no: int
-    amount: int
-
-
-class Charge(Struct, eq=False):
-    """One capture or consume, as far as undoing and showing it needs."""
-
-    seq: int
-    asset: str
-    draws: list[Draw]
-    """What each lot gave, in draw order."""
-    billed: int
-    owed: int
-    reversed: int
-    effective_at: datetime
-    created_at: datetime
-    hold_no: int | None = None
-    late: bool = False
-    debt_no: int | None = None
-    payments: list[Draw] | None = None
-    """What each repayment of its debt took from each lot, in order; loaded with the debt."""
-    reference: str | None = None
-    metadata: str | None = None
-    lines: list[Line] | None = None
-    """None: it was for an amount, or they were not loaded."""
-
-    @property
-    def amount(self) -> int:
-        return sum(draw.amount for draw in self.draws) + self.overage
-
-    @property
-    def overage(self) -> int:
-        return self.billed + self.owed
-
-
-class Grant(Struct, eq=False):
-    """The commercial act. A recurring one makes a lot per period until `next_start_at` is None."""
-
-    grant_no: int
-    asset: str
-    amount: int
-    category: Category
-    priority: int
-    effective_at: datetime
-    created_at: datetime
-    origin: str
-    journal_seq: int
-    """The journal of its first lot."""
-    expires_at: datetime | None = None
-    cost: Cost | None = None
-    interval: Interval | None = None
-    count: int = 1
-    anchor: datetime | None = None
-    rollover_max: int | None = None
-    rollover_expires_in: int | None = None
-    next_start_at: datetime | None = None
-    voided_at: datetime | None = None
-    void_money: str | None = None
-    has_purchase: bool = False
-    reason: str | None = None
-    metadata: str | None = None
-    is_new: bool = False
 
 
 class Account(Struct, eq=False):
@@ -333,6 +132,9 @@ class Books(Struct, eq=False):
     """Open debts (oldest first), and those of charges being undone."""
     grants: dict[int, Grant] = {}
     charges: dict[int, Charge] = {}
+    purchases: dict[int, Purchase] = {}
+    freezes: dict[int, Freeze] = {}
+    """The open freezes of the purchases that are loaded."""
     usage: UsageState | None = None
     """Loaded where a request states usage."""
     answered: dict[str, "Answered"] = {}
@@ -374,6 +176,8 @@ class Books(Struct, eq=False):
     changed_debts: dict[int, Debt] = {}
     changed_grants: dict[int, Grant] = {}
     changed_charges: dict[int, Charge] = {}
+    changed_purchases: dict[int, Purchase] = {}
+    changed_freezes: dict[int, Freeze] = {}
     is_changed: bool = False
     is_redefined: bool = False
     """Policy, limit, sign-up mark or closing changed."""
@@ -413,6 +217,16 @@ class Books(Struct, eq=False):
             line = self.order.setdefault(lot.asset, [])
             insort(line, (lot.burn_key, lot), key=_burn_key)
 
+    def keep_lot(self, lot: Lot) -> Lot:
+        """Keep a lot as it was loaded, unless it is there; the one that is."""
+        known = self.lots.get(lot.lot_no)
+        if known is not None:
+            return known
+        self.lots[lot.lot_no] = lot
+        if lot.voided_at is None:
+            self.offer(lot)
+        return lot
+
     def change_lot(self, lot: Lot, *, reshaped: bool = False) -> None:
         self.changed_lots[lot.lot_no] = lot
         if reshaped:
@@ -420,6 +234,14 @@ class Books(Struct, eq=False):
 
     def redefine(self) -> None:
         self.is_redefined = self.is_changed = True
+
+    def change_purchase(self, purchase: Purchase) -> None:
+        self.changed_purchases[purchase.purchase_no] = purchase
+        self.is_changed = True
+
+    def change_freeze(self, freeze: Freeze) -> None:
+        self.changed_freezes[freeze.freeze_no] = freeze
+        self.is_changed = True
 
     def change_hold(self, hold: Hold) -> None:
         self.changed_holds[hold.hold_no] = hold
@@ -446,6 +268,7 @@ class Settings(Struct, frozen=True):
     """Scale of every asset."""
     books_time_zone: tzinfo
     hold_lifetime_max: timedelta = timedelta(days=7)
+    clawback: Clawback = "owe"
     pricing: Pricing | None = None
     closed_through: date | None = None
     """The last accounting day of the latest closed month; None: all is open."""

@@ -10,6 +10,7 @@ from msgspec import Struct
 from ledger.answers import Problem
 from ledger.decide import decide_one
 from ledger.load import Depth, Loaded, TooMuch, load, lock, look
+from ledger.load_purchases import OfPurchase
 from ledger.load_usage import Facts
 from ledger.outcome import Outcome, refuse
 from ledger.post import Reply, post
@@ -162,6 +163,8 @@ def _nobody(request: Request, render: Render) -> Result:
         code, what = "charge_not_found", "charge"
     elif isinstance(request, VoidGrant):
         code, what = "grant_not_found", "grant"
+    elif isinstance(request, OfPurchase):
+        code, what = "purchase_not_found", "purchase"
     return Result(404, render(request, refuse(404, code, f"No such {what}.")), False, code)
 
 

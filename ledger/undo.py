@@ -5,10 +5,12 @@ from datetime import datetime
 from msgspec import Struct
 
 from ledger.burn_down import merge
+from ledger.entities import Charge, Debt, Draw
 from ledger.posting import begin, finish, move
 from ledger.requests import Notes
-from ledger.settle import account_of, give_back
-from ledger.state import Account, Books, Charge, Draw, Journal, Settings
+from ledger.returning import give_back
+from ledger.settle import account_of
+from ledger.state import Account, Books, Journal, Settings
 
 
 class Undone(Struct, frozen=True):
@@ -72,38 +74,51 @@ class _Undo:
         move(self.books, self.journal, self.account, "burned", "owed", unpaid, debt_no=debt.debt_no)
         debt.cancelled += unpaid
         paid = amount - unpaid
-        payments = (self.charge.payments or []) + [
-            Draw(transfer.lot_no or 0, transfer.amount)
-            for journal in self.books.journals
-            if journal.debt_no == debt.debt_no and journal.kind == "debt_repaid"
-            for transfer in journal.transfers
-        ]
+        payments = payments_of(self.books, debt, self.charge.payments)
         self._to_lots(payments, debt.returned, paid, debt.debt_no)
         debt.returned += paid
         self.books.changed_debts[debt.debt_no] = debt
 
     def _to_lots(self, draws: list[Draw], done: int, amount: int, debt_no: int | None) -> None:
-        """Give `amount` back to the lots of `draws`, last first, past the `done` of before."""
-        for draw in reversed(draws):
-            skipped = min(done, draw.amount)
-            done -= skipped
-            part = min(amount, draw.amount - skipped)
-            if part == 0:
-                continue
-            amount -= part
-            lot = self.books.lots[draw.lot_no]
-            no = lot.lot_no
-            move(
-                self.books,
-                self.journal,
-                self.account,
-                "burned",
-                "wallet",
-                part,
-                lot_no=no,
-                debt_no=debt_no,
-            )
-            lot.remaining += part
-            self.undone.append(Draw(no, part))
-            ended = lot.ended_by(self.now)
-            give_back(self.books, self.journal, self.account, lot, part, ended=ended)
+        self.undone += return_to_lots(
+            *(self.books, self.journal, self.account, "burned"),
+            *(draws, done, amount, debt_no, self.now),
+        )
+
+
+def payments_of(books: Books, debt: Debt, stored: list[Draw] | None) -> list[Draw]:
+    """What each repayment of a debt took from each lot, in order: stored, and of this batch."""
+    return (stored or []) + [
+        Draw(transfer.lot_no or 0, transfer.amount)
+        for journal in books.journals
+        if journal.debt_no == debt.debt_no and journal.kind == "debt_repaid"
+        for transfer in journal.transfers
+    ]
+
+
+def return_to_lots(
+    books: Books,
+    journal: Journal,
+    account: Account,
+    debit: str,
+    draws: list[Draw],
+    done: int,
+    amount: int,
+    debt_no: int | None,
+    now: datetime,
+) -> list[Draw]:
+    """Give `amount` back to the lots of `draws`, last first, past the `done` of before."""
+    returned: list[Draw] = []
+    for draw in reversed(draws):
+        skipped = min(done, draw.amount)
+        done -= skipped
+        part = min(amount, draw.amount - skipped)
+        if part == 0:
+            continue
+        amount -= part
+        lot, no = books.lots[draw.lot_no], draw.lot_no
+        move(books, journal, account, debit, "wallet", part, lot_no=no, debt_no=debt_no)
+        lot.remaining += part
+        returned.append(Draw(no, part))
+        give_back(books, journal, account, lot, part, ended=lot.ended_by(now))
+    return returned

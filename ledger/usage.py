@@ -5,6 +5,7 @@ from datetime import datetime
 from ledger.amounts import AmountError, format_amount, parse_amount
 from ledger.answers import charge_answer, reversal_answer
 from ledger.burn_down import LATE_MAX, Source, merge, past, plan, present
+from ledger.entities import Charge, Debt, Draw, Lot
 from ledger.outcome import Outcome, refuse
 from ledger.overage import fits, insufficient, limit_left, policy_for
 from ledger.posting import begin, finish, move
@@ -12,7 +13,7 @@ from ledger.priced import keep, price, settle_lines
 from ledger.rated import Priced
 from ledger.requests import Consume, Policy, Request, Reserve, Reverse
 from ledger.settle import account_of, repay_debts
-from ledger.state import Account, Books, Charge, Debt, Draw, Journal, Lot, Settings
+from ledger.state import Account, Books, Journal, Settings
 from ledger.undo import undo
 
 

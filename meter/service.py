@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ledger import customers
 from ledger.answers import Problem
+from ledger.bought import Clawback
 from ledger.customers import Installation
 from ledger.load import ScaleChanged, TooMuch
 from ledger.outcome import Outcome
@@ -52,6 +53,7 @@ class Config(Struct, frozen=True, kw_only=True):
     signup_amount: int | None = None
     signup_expires_in: int | None = None
     signup_priority: int = 50
+    clawback: Clawback = "owe"
     hold_lifetime_max: timedelta = timedelta(days=7)
     queue_max: int = 10_000
     queue_seconds_max: float = 5.0
@@ -165,6 +167,7 @@ class Service:
             scales=scales,
             books_time_zone=self._zone,
             pricing=Pricer(self.catalog, scales),
+            clawback=config.clawback,
             hold_lifetime_max=config.hold_lifetime_max,
             signup_amount=config.signup_amount,
             signup_expires_in=config.signup_expires_in,

@@ -179,12 +179,24 @@ CREATE TABLE lots (
     currency text COLLATE "C",
     deferred_amount bigint NOT NULL,
     deferred_units bigint NOT NULL,
+    purchase_no bigint,
+    -- What is to come back of a bought lot, and has not: it is pinned and is taken as it returns
+    -- (`clawback_due`), was burned and is forgiven (`written_off`), or ran out before (`lapsed`, a
+    -- part of `expired`). What was burned and is not forgiven is a debt.
+    clawback_due bigint NOT NULL DEFAULT 0,
+    written_off bigint NOT NULL DEFAULT 0,
+    lapsed bigint NOT NULL DEFAULT 0,
     is_open boolean NOT NULL GENERATED ALWAYS AS (remaining > 0) STORED,
     has_expired boolean NOT NULL GENERATED ALWAYS AS (expired > 0) STORED,
     PRIMARY KEY (customer_no, lot_no),
     CONSTRAINT lots_pinned_within CHECK (pinned >= 0 AND pinned <= remaining),
     CONSTRAINT lots_amount_whole
-    CHECK (expired >= 0 AND voided >= 0 AND remaining + expired + voided <= amount)
+    CHECK (expired >= 0 AND voided >= 0 AND remaining + expired + voided <= amount),
+    CONSTRAINT lots_clawback_within CHECK (
+        clawback_due >= 0 AND clawback_due <= pinned
+        AND written_off >= 0 AND written_off <= amount
+        AND lapsed >= 0 AND lapsed <= expired
+    )
 ) WITH (fillfactor = 50);
 
 CREATE INDEX lots_burn_order ON lots (
@@ -199,6 +211,8 @@ CREATE INDEX lots_starts ON lots (customer_no, effective_at) WHERE is_upcoming;
 CREATE INDEX lots_grant ON lots (customer_no, grant_no);
 
 CREATE INDEX lots_expired ON lots (customer_no, asset, expires_at) WHERE has_expired;
+
+CREATE INDEX lots_purchase ON lots (customer_no, purchase_no) WHERE purchase_no IS NOT NULL;
 
 CREATE TABLE holds (
     customer_no bigint NOT NULL,
@@ -247,7 +261,7 @@ CREATE TABLE journals (
     seq bigint NOT NULL CHECK (seq > 0),
     kind text NOT NULL CHECK (kind IN (
         'grant', 'activation', 'charge', 'debt_repaid', 'hold_end', 'expiry', 'rollover', 'void',
-        'reversal'
+        'reversal', 'clawback', 'restore', 'release', 'dispute', 'fee'
     )),
     effective_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL,
@@ -300,7 +314,9 @@ CREATE TABLE debts (
     customer_no bigint NOT NULL,
     debt_no bigint NOT NULL,
     asset text COLLATE "C" NOT NULL,
+    -- The journal that left it owed: a charge, or a clawback of what `lot_no` no longer has.
     charge_seq bigint NOT NULL,
+    lot_no bigint,
     amount bigint NOT NULL CHECK (amount > 0),
     repaid bigint NOT NULL,
     cancelled bigint NOT NULL,
@@ -316,6 +332,8 @@ CREATE TABLE debts (
 CREATE INDEX debts_open ON debts (customer_no, asset, debt_no) WHERE is_open;
 
 CREATE INDEX debts_charge ON debts (customer_no, charge_seq);
+
+CREATE INDEX debts_lot ON debts (customer_no, lot_no) WHERE lot_no IS NOT NULL;
 
 CREATE TABLE reversed_charges (
     customer_no bigint NOT NULL,
@@ -597,6 +615,99 @@ CREATE TABLE meter_rebuilds (
     PRIMARY KEY (customer_no, meter_no)
 );
 
+-- Our record of one pack or one line of a plan's invoice. The first half is what was expected when
+-- it was made, before anything was paid; the second what is booked of its money, in the smallest
+-- unit of `currency`. Everything a purchase is worth follows from that.
+CREATE TABLE purchases (
+    customer_no bigint NOT NULL,
+    purchase_no bigint NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('pack', 'plan')),
+    status text NOT NULL CHECK (status IN ('open', 'credited', 'failed', 'parked')),
+    -- The version of the pack or plan that was bought.
+    product text COLLATE "C" NOT NULL,
+    quantity integer NOT NULL CHECK (quantity > 0),
+    asset text COLLATE "C" NOT NULL,
+    credits bigint NOT NULL CHECK (credits > 0),
+    bonus bigint NOT NULL CHECK (bonus >= 0),
+    currency text COLLATE "C" NOT NULL,
+    -- Before discounts and tax.
+    amount bigint NOT NULL CHECK (amount >= 0),
+    priority smallint NOT NULL CHECK (priority BETWEEN 0 AND 100),
+    bonus_priority smallint NOT NULL CHECK (bonus_priority BETWEEN 0 AND 100),
+    effective_at timestamptz,
+    expires_at timestamptz,
+    expires_in bigint CHECK (expires_in > 0),
+    bonus_expires_in bigint CHECK (bonus_expires_in > 0),
+    invoice_id text COLLATE "C",
+    line_id text COLLATE "C",
+    captured_amount bigint NOT NULL DEFAULT 0,
+    tax_amount bigint NOT NULL DEFAULT 0,
+    refunded_amount bigint NOT NULL DEFAULT 0,
+    lost_amount bigint NOT NULL DEFAULT 0,
+    disputed_amount bigint NOT NULL DEFAULT 0,
+    fee_amount bigint NOT NULL DEFAULT 0,
+    -- Of what went back: the part that was tax, and the part that was still deferred.
+    tax_returned bigint NOT NULL DEFAULT 0,
+    deferred_returned bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL,
+    credited_at timestamptz,
+    PRIMARY KEY (customer_no, purchase_no),
+    CONSTRAINT purchases_plan_has_line CHECK (
+        (kind = 'plan') = (invoice_id IS NOT NULL)
+        AND (invoice_id IS NULL) = (line_id IS NULL)
+    ),
+    CONSTRAINT purchases_credited_once CHECK ((status = 'credited') = (credited_at IS NOT NULL)),
+    CONSTRAINT purchases_amounts CHECK (
+        tax_amount BETWEEN 0 AND captured_amount
+        AND refunded_amount >= 0
+        AND lost_amount >= 0
+        AND disputed_amount >= 0
+        AND tax_returned BETWEEN 0 AND tax_amount
+        AND deferred_returned BETWEEN 0 AND captured_amount - tax_amount
+    )
+);
+
+CREATE UNIQUE INDEX purchases_line ON purchases (customer_no, invoice_id, line_id)
+WHERE invoice_id IS NOT NULL;
+
+-- Stripe's ids of what was made for a purchase. Not sharded: a small directory, as such an object
+-- names no customer of ours. An id belongs to one purchase for ever.
+CREATE TABLE purchase_objects (
+    object_id text COLLATE "C" PRIMARY KEY,
+    customer_no bigint NOT NULL,
+    purchase_no bigint NOT NULL,
+    created_at timestamptz NOT NULL
+);
+
+CREATE INDEX purchase_objects_purchase ON purchase_objects (customer_no, purchase_no);
+
+-- What is pinned of a bought lot without a deadline, and why. A row never changes but for its end:
+-- a part that ends is the end of the row and a new one for the rest.
+CREATE TABLE freezes (
+    customer_no bigint NOT NULL,
+    freeze_no bigint NOT NULL,
+    purchase_no bigint NOT NULL,
+    lot_no bigint NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    reason text NOT NULL CHECK (reason IN ('refund', 'dispute', 'fraud')),
+    reference text COLLATE "C" NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    started_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz,
+    ended_created_at timestamptz,
+    ended_as text CHECK (ended_as IN ('clawback', 'released', 'split')),
+    is_open boolean NOT NULL GENERATED ALWAYS AS (ended_at IS NULL) STORED,
+    PRIMARY KEY (customer_no, freeze_no),
+    CONSTRAINT freezes_ended_or_open CHECK (
+        (ended_at IS NULL) = (ended_created_at IS NULL) AND (ended_at IS NULL) = (ended_as IS NULL)
+    )
+);
+
+CREATE INDEX freezes_open ON freezes (customer_no, purchase_no) WHERE is_open;
+
+CREATE INDEX freezes_of_asset ON freezes (customer_no, asset);
+
 -- One row an account, for reports and proofs.
 CREATE VIEW account_balances AS
 SELECT
@@ -761,6 +872,18 @@ BEGIN
     DELETE FROM event_months WHERE month = of_month;
     RETURN true;
 END
+
+-- What is to come back of `granted` when `gone` of `captured` has gone back, half to even; for
+-- reports and proofs (the service decides by its own).
+CREATE FUNCTION claw_v1(granted bigint, gone numeric, captured bigint)
+RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN captured = 0 THEN 0
+        WHEN gone >= captured THEN granted
+        WHEN 2 * ((granted * gone) % captured) > captured THEN div(granted * gone, captured) + 1
+        WHEN 2 * ((granted * gone) % captured) < captured THEN div(granted * gone, captured)
+        ELSE div(granted * gone, captured) + div(granted * gone, captured) % 2
+    END
 $$;
 
 INSERT INTO assets (asset, scale, is_money)
@@ -783,12 +906,13 @@ SELECT 'credits', 9, false;
 
 GRANT USAGE ON SCHEMA public TO drawdown_app;
 GRANT SELECT, INSERT ON
-journals, transfers, rate_cards, charge_lines, events, event_months
+journals, transfers, rate_cards, charge_lines, events, event_months,
+purchase_objects
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
 installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,
 lots, holds, hold_steps, debts, reversed_charges, meters, price_counters, corrections,
-meter_rebuilds
+meter_rebuilds, purchases, freezes
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
 api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values,

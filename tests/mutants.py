@@ -218,8 +218,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a period is a period of UTC",
-        "local = at.astimezone(zone)",
-        "local = at.astimezone(UTC)",
+        "local = at.astimezone(zone)\n    first",
+        "local = at.astimezone(UTC)\n    first",
         (f"{PRICES}periods_cover_time_without_gaps_and_hold_one_calendar_day_or_month",),
     ),
     Mutant(

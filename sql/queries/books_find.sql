@@ -37,7 +37,7 @@ SELECT
         SELECT
             array_agg(row(
                 d.customer_no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled,
-                d.returned
+                d.returned, d.lot_no
             ))
         FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, seq)
         INNER JOIN debts AS d ON k.customer_no = d.customer_no AND k.seq = d.charge_seq
@@ -60,7 +60,8 @@ SELECT
 SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
-    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units,
+    l.purchase_no, l.clawback_due, l.written_off, l.lapsed
 FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, lot_no)
 INNER JOIN lots AS l ON k.customer_no = l.customer_no AND k.lot_no = l.lot_no;
 
@@ -80,7 +81,8 @@ LEFT JOIN notes AS n ON g.customer_no = n.customer_no AND g.journal_seq = n.seq;
 SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
-    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units,
+    l.purchase_no, l.clawback_due, l.written_off, l.lapsed
 FROM unnest($1::bigint[], $2::bigint[]) AS k (customer_no, grant_no)
 INNER JOIN lots AS l ON k.customer_no = l.customer_no AND k.grant_no = l.grant_no
 WHERE

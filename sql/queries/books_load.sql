@@ -83,7 +83,8 @@ SELECT
                 l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
                 l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
-                l.deferred_amount, l.deferred_units
+                l.deferred_amount, l.deferred_units, l.purchase_no, l.clawback_due, l.written_off,
+                l.lapsed
             ))
         FROM unnest($1::text::bigint[], $7::text::integer[]) AS k (customer_no, lots_max)
         INNER JOIN accounts AS a ON k.customer_no = a.customer_no
@@ -107,7 +108,7 @@ SELECT
         SELECT
             array_agg(row(
                 d.customer_no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled,
-                d.returned
+                d.returned, d.lot_no
             ))
         FROM accounts AS a
         CROSS JOIN LATERAL (
@@ -138,7 +139,8 @@ SELECT
                 l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
                 l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
-                l.deferred_amount, l.deferred_units
+                l.deferred_amount, l.deferred_units, l.purchase_no, l.clawback_due, l.written_off,
+                l.lapsed
             ))
         FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN
@@ -203,7 +205,8 @@ SELECT
                 l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
                 l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
-                l.deferred_amount, l.deferred_units
+                l.deferred_amount, l.deferred_units, l.purchase_no, l.clawback_due, l.written_off,
+                l.lapsed
             ))
         FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
@@ -227,7 +230,8 @@ SELECT
                 l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
                 l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
-                l.deferred_amount, l.deferred_units
+                l.deferred_amount, l.deferred_units, l.purchase_no, l.clawback_due, l.written_off,
+                l.lapsed
             ))
         FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
@@ -249,7 +253,8 @@ SELECT
                 l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining,
                 l.pinned, l.expired, l.voided, l.priority, l.effective_at, l.expires_at,
                 l.created_at, l.is_upcoming, l.is_rollover, l.voided_at, l.cost_amount, l.currency,
-                l.deferred_amount, l.deferred_units
+                l.deferred_amount, l.deferred_units, l.purchase_no, l.clawback_due, l.written_off,
+                l.lapsed
             ))
         FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
@@ -279,7 +284,7 @@ SELECT
         SELECT
             array_agg(row(
                 d.customer_no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled,
-                d.returned
+                d.returned, d.lot_no
             ))
         FROM unnest($1::bigint[]) AS k (customer_no)
         CROSS JOIN LATERAL (
@@ -329,7 +334,8 @@ SELECT
 SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
-    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units,
+    l.purchase_no, l.clawback_due, l.written_off, l.lapsed
 FROM unnest($1::bigint[]) AS k (customer_no)
 CROSS JOIN LATERAL (
     SELECT *
@@ -343,7 +349,8 @@ CROSS JOIN LATERAL (
 SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
-    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units,
+    l.purchase_no, l.clawback_due, l.written_off, l.lapsed
 FROM lots AS l
 WHERE
     l.customer_no = any($1::bigint[])

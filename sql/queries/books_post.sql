@@ -174,13 +174,17 @@ SET
     is_upcoming = v.is_upcoming,
     voided_at = v.voided_at,
     deferred_amount = v.deferred_amount,
-    deferred_units = v.deferred_units
+    deferred_units = v.deferred_units,
+    clawback_due = v.clawback_due,
+    written_off = v.written_off,
+    lapsed = v.lapsed
 FROM unnest(
     $1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-    $7::boolean[], $8::timestamptz[], $9::bigint[], $10::bigint[]
+    $7::boolean[], $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
+    $13::bigint[]
 ) AS v (
     customer_no, lot_no, remaining, pinned, expired, voided, is_upcoming, voided_at,
-    deferred_amount, deferred_units
+    deferred_amount, deferred_units, clawback_due, written_off, lapsed
 )
 WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no;
 
@@ -232,14 +236,15 @@ ON CONFLICT (customer_no, asset) DO UPDATE SET
 INSERT INTO grants (
     customer_no, grant_no, asset, amount, category, cost_amount, currency, priority, effective_at,
     expires_at, recur_interval, recur_count, recur_anchor, rollover_max, rollover_expires_in,
-    next_start_at, voided_at, void_money, origin, journal_seq, created_at
+    next_start_at, voided_at, void_money, origin, journal_seq, created_at, has_purchase
 )
 SELECT *
 FROM unnest(
     $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bigint[],
     $7::text[], $8::smallint[], $9::timestamptz[], $10::timestamptz[], $11::text[],
     $12::integer[], $13::timestamptz[], $14::bigint[], $15::bigint[], $16::timestamptz[],
-    $17::timestamptz[], $18::text[], $19::text[], $20::bigint[], $21::timestamptz[]
+    $17::timestamptz[], $18::text[], $19::text[], $20::bigint[], $21::timestamptz[],
+    $22::boolean[]
 );
 
 -- grants_move --
@@ -255,7 +260,8 @@ WHERE g.customer_no = v.customer_no AND g.grant_no = v.grant_no;
 INSERT INTO lots (
     customer_no, lot_no, grant_no, asset, category, amount, remaining, pinned, expired, voided,
     priority, effective_at, expires_at, created_at, is_upcoming, is_rollover, voided_at,
-    cost_amount, currency, deferred_amount, deferred_units
+    cost_amount, currency, deferred_amount, deferred_units, purchase_no, clawback_due, written_off,
+    lapsed
 )
 SELECT *
 FROM unnest(
@@ -263,18 +269,18 @@ FROM unnest(
     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::smallint[],
     $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::boolean[],
     $16::boolean[], $17::timestamptz[], $18::bigint[], $19::text[], $20::bigint[],
-    $21::bigint[]
+    $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[]
 );
 
 -- debts_make --
 -- New debts.
 INSERT INTO debts (
-    customer_no, debt_no, asset, charge_seq, amount, repaid, cancelled, returned
+    customer_no, debt_no, asset, charge_seq, amount, repaid, cancelled, returned, lot_no
 )
 SELECT *
 FROM unnest(
     $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-    $7::bigint[], $8::bigint[]
+    $7::bigint[], $8::bigint[], $9::bigint[]
 );
 
 -- debts_move --

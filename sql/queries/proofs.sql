@@ -176,12 +176,27 @@ LIMIT $1::integer;
 
 -- proof_lots --
 -- Each lot is what its transfers say: what was issued, what it has left and where, what expired,
--- was voided, was burned (repaid debt included, what came back taken off). A voided lot has nothing
--- left but what holds have pinned.
-WITH pairs AS (
+-- was voided or taken back (what was restored taken off), was burned (repaid debt included, what
+-- came back taken off). A voided lot has nothing left but what holds have pinned. What a clawback
+-- made a debt moves nothing in its lot.
+WITH restored AS (
+    SELECT t.customer_no, t.lot_no, sum(t.amount) AS amount
+    FROM journals AS j
+    INNER JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
+    WHERE
+        j.kind = 'restore'
+        AND t.debit IN ('purchased', 'granted')
+        AND t.credit IN ('wallet', 'upcoming')
+    GROUP BY t.customer_no, t.lot_no
+),
+
+pairs AS (
     SELECT customer_no, lot_no, asset, debit, credit, sum(amount) AS amount
     FROM transfers
-    WHERE lot_no IS NOT NULL
+    WHERE
+        lot_no IS NOT NULL
+        AND NOT (debit = 'owed' AND credit IN ('purchased', 'granted'))
+        AND NOT (debit IN ('purchased', 'granted') AND credit = 'owed')
     GROUP BY customer_no, lot_no, asset, debit, credit
 ),
 
@@ -215,13 +230,15 @@ FROM lots AS l
 LEFT JOIN
     moved AS m
     ON l.customer_no = m.customer_no AND l.lot_no = m.lot_no AND l.asset = m.asset
+LEFT JOIN restored AS r ON l.customer_no = r.customer_no AND l.lot_no = r.lot_no
 CROSS JOIN
     LATERAL (
         VALUES
         (
             'amount',
             ' by its transfers',
-            CASE l.category WHEN 'paid' THEN m.purchased ELSE m.granted END,
+            CASE l.category WHEN 'paid' THEN m.purchased ELSE m.granted END
+            - coalesce(r.amount, 0),
             l.amount
         ),
         (
@@ -240,7 +257,8 @@ CROSS JOIN
         (
             'voided',
             ' by its transfers',
-            CASE l.category WHEN 'paid' THEN m.purchased_back ELSE m.granted_back END,
+            coalesce(CASE l.category WHEN 'paid' THEN m.purchased_back ELSE m.granted_back END, 0)
+            - coalesce(r.amount, 0),
             l.voided
         ),
         ('burned', ' by its transfers', m.burned, l.amount - l.remaining - l.expired - l.voided),
@@ -256,19 +274,30 @@ ORDER BY l.customer_no, l.lot_no, what
 LIMIT $1::integer;
 
 -- proof_pending --
--- What a wallet has set aside is what open holds have pinned.
-WITH pinned AS (
-    SELECT h.customer_no, h.asset, sum(p.amount) AS amount
+-- What a wallet has set aside is what open holds have pinned, and open freezes of lots that have
+-- started.
+WITH pins AS (
+    SELECT h.customer_no, h.asset, p.amount
     FROM holds AS h
     CROSS JOIN LATERAL unnest(h.pin_amounts) AS p (amount)
     WHERE h.is_open
-    GROUP BY h.customer_no, h.asset
+    UNION ALL
+    SELECT f.customer_no, f.asset, f.amount
+    FROM freezes AS f
+    LEFT JOIN lots AS l ON f.customer_no = l.customer_no AND f.lot_no = l.lot_no
+    WHERE f.is_open AND NOT coalesce(l.is_upcoming, false)
+),
+
+pinned AS (
+    SELECT customer_no, asset, sum(amount) AS amount
+    FROM pins
+    GROUP BY customer_no, asset
 )
 
 SELECT
     a.customer_no,
     a.asset,
-    'pending, which is what open holds have pinned' AS what,
+    'pending, which is what open holds and freezes have pinned' AS what,
     coalesce(p.amount, 0) AS expected,
     a.wallet_pending AS found
 FROM accounts AS a
@@ -278,16 +307,24 @@ ORDER BY a.customer_no, a.asset
 LIMIT $1::integer;
 
 -- proof_pins --
--- What is pinned of each lot is what open holds have pinned of it; no hold pins a lot of another
--- asset or one that does not exist.
-WITH pinned AS (
-    SELECT
-        h.customer_no, p.lot_no, sum(p.amount) AS amount, min(h.asset) AS asset,
-        max(h.asset) AS other_asset
+-- What is pinned of each lot is what open holds and freezes have pinned of it; none pins a lot of
+-- another asset or one that does not exist.
+WITH pins AS (
+    SELECT h.customer_no, p.lot_no, p.amount, h.asset
     FROM holds AS h
     CROSS JOIN LATERAL unnest(h.pin_lots, h.pin_amounts) AS p (lot_no, amount)
     WHERE h.is_open
-    GROUP BY h.customer_no, p.lot_no
+    UNION ALL
+    SELECT customer_no, lot_no, amount, asset
+    FROM freezes
+    WHERE is_open
+),
+
+pinned AS (
+    SELECT
+        customer_no, lot_no, sum(amount) AS amount, min(asset) AS asset, max(asset) AS other_asset
+    FROM pins
+    GROUP BY customer_no, lot_no
 )
 
 SELECT
@@ -295,10 +332,10 @@ SELECT
     coalesce(l.asset, p.asset) AS asset,
     CASE
         WHEN l.lot_no IS NULL
-            THEN 'lot ' || p.lot_no || ', which a hold has pinned, does not exist'
+            THEN 'lot ' || p.lot_no || ', which is pinned, does not exist'
         WHEN p.asset <> l.asset OR p.other_asset <> l.asset
-            THEN 'lot ' || l.lot_no || ' is pinned by a hold of another asset'
-        ELSE 'pinned of lot ' || l.lot_no || ' by open holds'
+            THEN 'lot ' || l.lot_no || ' is pinned by a hold or freeze of another asset'
+        ELSE 'pinned of lot ' || l.lot_no || ' by open holds and freezes'
     END AS what,
     CASE
         WHEN p.lot_no IS NULL THEN 0
@@ -446,15 +483,20 @@ ORDER BY a.customer_no, a.asset
 LIMIT $1::integer;
 
 -- proof_debts --
--- Each debt is what its charge left owed, and what its transfers repaid, cancelled and returned.
+-- Each debt is what its charge or clawback left owed, and what its transfers repaid, cancelled and
+-- returned. Of a clawback's debt the part that is returned leaves `owed` and enters it again.
 WITH moved AS (
     SELECT
         customer_no,
         debt_no,
         asset,
         sum(amount) FILTER (WHERE debit = 'wallet' AND credit = 'owed') AS repaid,
-        sum(amount) FILTER (WHERE debit = 'burned' AND credit = 'owed') AS cancelled,
-        sum(amount) FILTER (WHERE debit = 'burned' AND credit = 'wallet') AS returned
+        sum(CASE WHEN debit = 'owed' THEN -amount ELSE amount END) FILTER (
+            WHERE
+            (debit IN ('burned', 'purchased', 'granted') AND credit = 'owed')
+            OR (debit = 'owed' AND credit = 'wallet')
+        ) AS cancelled,
+        sum(amount) FILTER (WHERE debit IN ('burned', 'owed') AND credit = 'wallet') AS returned
     FROM transfers
     WHERE debt_no IS NOT NULL
     GROUP BY customer_no, debt_no, asset
@@ -463,7 +505,7 @@ WITH moved AS (
 owed AS (
     SELECT customer_no, seq, asset, sum(amount) AS amount
     FROM transfers
-    WHERE debit = 'owed' AND credit = 'burned'
+    WHERE debit = 'owed' AND credit IN ('burned', 'purchased', 'granted')
     GROUP BY customer_no, seq, asset
 ),
 
@@ -490,7 +532,7 @@ found AS (
     SELECT
         coalesce(o.customer_no, d.customer_no) AS customer_no,
         coalesce(o.asset, d.asset) AS asset,
-        'debts of charge ' || coalesce(o.seq, d.charge_seq) || ', which left so much owed' AS what,
+        'debts of journal ' || coalesce(o.seq, d.charge_seq) || ', which left so much owed' AS what,
         coalesce(o.amount, 0) AS expected,
         coalesce(d.amount, 0) AS found
     FROM owed AS o
@@ -985,6 +1027,7 @@ WITH found AS (
             UNION ALL
             SELECT customer_no, charge_seq, 'debt ' || debt_no AS what
             FROM debts
+            WHERE lot_no IS NULL
             UNION ALL
             SELECT customer_no, charge_seq, 'a reversed amount' AS what
             FROM reversed_charges
@@ -993,6 +1036,47 @@ WITH found AS (
         journals AS j
         ON r.customer_no = j.customer_no AND r.charge_seq = j.seq AND j.kind = 'charge'
     WHERE j.seq IS NULL
+    UNION ALL
+    SELECT d.customer_no, 'debt ' || d.debt_no || ' names clawback ' || d.charge_seq AS what
+    FROM debts AS d
+    LEFT JOIN
+        journals AS j
+        ON d.customer_no = j.customer_no AND d.charge_seq = j.seq AND j.kind = 'clawback'
+    WHERE d.lot_no IS NOT NULL AND j.seq IS NULL
+    UNION ALL
+    SELECT d.customer_no, 'debt ' || d.debt_no || ' names lot ' || d.lot_no AS what
+    FROM debts AS d
+    LEFT JOIN
+        lots AS l
+        ON d.customer_no = l.customer_no AND d.lot_no = l.lot_no AND l.purchase_no IS NOT NULL
+    WHERE d.lot_no IS NOT NULL AND l.lot_no IS NULL
+    UNION ALL
+    SELECT l.customer_no, 'lot ' || l.lot_no || ' names purchase ' || l.purchase_no AS what
+    FROM lots AS l
+    LEFT JOIN
+        purchases AS p
+        ON
+            l.customer_no = p.customer_no
+            AND l.purchase_no = p.purchase_no
+            AND p.status = 'credited'
+    WHERE l.purchase_no IS NOT NULL AND p.purchase_no IS NULL
+    UNION ALL
+    SELECT f.customer_no, 'freeze ' || f.freeze_no || ' names lot ' || f.lot_no AS what
+    FROM freezes AS f
+    LEFT JOIN
+        lots AS l
+        ON
+            f.customer_no = l.customer_no
+            AND f.lot_no = l.lot_no
+            AND f.purchase_no = l.purchase_no
+    WHERE l.lot_no IS NULL
+    UNION ALL
+    SELECT o.customer_no, o.object_id || ' names purchase ' || o.purchase_no AS what
+    FROM purchase_objects AS o
+    LEFT JOIN
+        purchases AS p
+        ON o.customer_no = p.customer_no AND o.purchase_no = p.purchase_no
+    WHERE p.purchase_no IS NULL
     UNION ALL
     SELECT g.customer_no, 'grant ' || g.grant_no || ' names journal ' || g.journal_seq AS what
     FROM grants AS g
@@ -1027,7 +1111,8 @@ ORDER BY customer_no, what
 LIMIT $1::integer;
 
 -- proof_grants --
--- Every lot belongs to a grant of its asset and category; a voided grant gives no more.
+-- Every lot belongs to a grant of its asset and category; a voided grant gives no more; a grant has
+-- a purchase if its lot has.
 SELECT
     v.customer_no,
     NULL AS asset,
@@ -1051,6 +1136,14 @@ FROM
         WHERE g.grant_no IS NULL
         UNION ALL
         SELECT
+            l.customer_no,
+            'grant ' || g.grant_no || ' says otherwise than its lot ' || l.lot_no
+            || ' whether it was bought' AS what
+        FROM lots AS l
+        INNER JOIN grants AS g ON l.customer_no = g.customer_no AND l.grant_no = g.grant_no
+        WHERE g.has_purchase <> (l.purchase_no IS NOT NULL)
+        UNION ALL
+        SELECT
             customer_no,
             'grant ' || grant_no || ' was voided and has a next period' AS what
         FROM grants
@@ -1064,6 +1157,212 @@ FROM
         WHERE l.lot_no IS NULL
     ) AS v
 ORDER BY v.customer_no, v.what
+LIMIT $1::integer;
+
+-- proof_purchases --
+-- A credited purchase has one lot of what was paid for, at its cost, and one of the bonus if there
+-- is one; a purchase that is not credited has none.
+WITH given AS (
+    SELECT
+        customer_no,
+        purchase_no,
+        min(asset) AS asset,
+        sum(amount) FILTER (WHERE category = 'paid') AS paid,
+        sum(amount) FILTER (WHERE category = 'promotional') AS bonus,
+        sum(cost_amount) AS cost,
+        min(currency) AS currency,
+        count(*) AS count
+    FROM lots
+    WHERE purchase_no IS NOT NULL
+    GROUP BY customer_no, purchase_no
+)
+
+SELECT
+    p.customer_no,
+    v.asset,
+    v.name || ' of purchase ' || p.purchase_no AS what,
+    CASE WHEN v.asset IS NOT NULL THEN v.expected END AS expected,
+    CASE WHEN v.asset IS NOT NULL THEN v.found END AS found
+FROM purchases AS p
+LEFT JOIN given AS g ON p.customer_no = g.customer_no AND p.purchase_no = g.purchase_no
+CROSS JOIN LATERAL (SELECT (p.status = 'credited')::integer AS is_given) AS s
+CROSS JOIN
+    LATERAL (
+        VALUES
+        ('credits', p.asset, p.credits::numeric * s.is_given, coalesce(g.paid, 0)),
+        ('bonus', p.asset, p.bonus::numeric * s.is_given, coalesce(g.bonus, 0)),
+        (
+            'cost',
+            p.currency,
+            (p.captured_amount - p.tax_amount)::numeric * s.is_given,
+            coalesce(g.cost, 0)
+        ),
+        (
+            'wrong number of lots',
+            NULL,
+            s.is_given * (1 + (p.bonus > 0)::integer)::numeric,
+            coalesce(g.count, 0)
+        ),
+        (
+            'lots in another asset or currency',
+            NULL,
+            0,
+            (g.asset <> p.asset OR g.currency <> p.currency)::integer
+        )
+    ) AS v (name, asset, expected, found)
+WHERE v.expected <> v.found
+ORDER BY p.customer_no, p.purchase_no, what
+LIMIT $1::integer;
+
+-- proof_clawbacks --
+-- Of each bought lot, what has come back or is booked to is its share of what has gone back of the
+-- purchase's money: taken, due, forgiven, run out, or made a debt. While any of it is due or
+-- forgiven the lot has nothing that could be taken.
+WITH owed AS (
+    SELECT customer_no, lot_no, sum(amount::numeric - cancelled - returned) AS amount
+    FROM debts
+    WHERE lot_no IS NOT NULL
+    GROUP BY customer_no, lot_no
+),
+
+frozen AS (
+    SELECT customer_no, lot_no, sum(amount) AS amount
+    FROM freezes
+    WHERE is_open
+    GROUP BY customer_no, lot_no
+)
+
+SELECT
+    l.customer_no,
+    l.asset,
+    v.name || ' of lot ' || l.lot_no || v.meaning AS what,
+    v.expected,
+    v.found
+FROM lots AS l
+LEFT JOIN purchases AS p ON l.customer_no = p.customer_no AND l.purchase_no = p.purchase_no
+LEFT JOIN owed AS o ON l.customer_no = o.customer_no AND l.lot_no = o.lot_no
+LEFT JOIN frozen AS f ON l.customer_no = f.customer_no AND l.lot_no = f.lot_no
+CROSS JOIN
+    LATERAL (
+        VALUES
+        (
+            'taken back',
+            ' by the money of its purchase',
+            CASE
+                WHEN p.purchase_no IS NULL THEN 0
+                ELSE
+                    claw_v1(
+                        l.amount,
+                        least(
+                            p.captured_amount, p.refunded_amount::numeric + p.lost_amount
+                        ),
+                        p.captured_amount
+                    )
+            END,
+            CASE WHEN l.purchase_no IS NULL THEN 0 ELSE l.voided END
+            + l.clawback_due + l.written_off + l.lapsed + coalesce(o.amount, 0)
+        ),
+        (
+            'unpinned or frozen',
+            ', of which more is to be taken',
+            0,
+            CASE
+                WHEN l.clawback_due + l.written_off > 0
+                    THEN l.remaining - l.pinned + coalesce(f.amount, 0)
+                ELSE 0
+            END
+        )
+    ) AS v (name, meaning, expected, found)
+WHERE
+    (l.purchase_no IS NOT NULL OR l.clawback_due + l.written_off + l.lapsed > 0)
+    AND v.expected <> v.found
+ORDER BY l.customer_no, l.lot_no, what
+LIMIT $1::integer;
+
+-- proof_money --
+-- What is booked of each purchase is what its journals moved, account by account, so that of its
+-- cost what is not deferred was earned or went back; of what went back, tax is its share; and no
+-- more than the rest of the cost is deferred.
+WITH paid AS (
+    SELECT customer_no, purchase_no, lot_no, currency, cost_amount, deferred_amount
+    FROM lots
+    WHERE purchase_no IS NOT NULL AND category = 'paid'
+),
+
+moved AS (
+    SELECT
+        l.customer_no,
+        l.purchase_no,
+        coalesce(sum(s.amount) FILTER (WHERE s.account = 'cash'), 0) AS cash,
+        coalesce(sum(s.amount) FILTER (WHERE s.account = 'fees'), 0) AS fees,
+        coalesce(sum(s.amount) FILTER (WHERE s.account = 'refunds'), 0) AS refunds,
+        coalesce(sum(s.amount) FILTER (WHERE s.account = 'disputed'), 0) AS disputed,
+        coalesce(sum(s.amount) FILTER (WHERE s.account = 'tax'), 0) AS tax,
+        coalesce(sum(s.amount) FILTER (WHERE s.account = 'deferred_revenue'), 0) AS deferred
+    FROM paid AS l
+    INNER JOIN
+        journals AS j
+        ON
+            l.customer_no = j.customer_no
+            AND l.lot_no = j.lot_no
+            AND j.kind IN ('grant', 'clawback', 'restore', 'dispute', 'fee')
+    INNER JOIN
+        transfers AS t
+        ON j.customer_no = t.customer_no AND j.seq = t.seq AND l.currency = t.asset
+    CROSS JOIN
+        LATERAL (VALUES (t.debit, t.amount), (t.credit, -t.amount)) AS s (account, amount)
+    GROUP BY l.customer_no, l.purchase_no
+)
+
+SELECT
+    p.customer_no,
+    p.currency AS asset,
+    v.name || ' of purchase ' || p.purchase_no || v.meaning AS what,
+    v.expected,
+    v.found
+FROM purchases AS p
+LEFT JOIN paid AS l ON p.customer_no = l.customer_no AND p.purchase_no = l.purchase_no
+LEFT JOIN moved AS m ON p.customer_no = m.customer_no AND p.purchase_no = m.purchase_no
+CROSS JOIN
+    LATERAL (
+        SELECT
+            p.refunded_amount::numeric + p.lost_amount AS returned,
+            (p.captured_amount - p.tax_amount)::numeric AS cost
+    ) AS s
+CROSS JOIN
+    LATERAL (
+        VALUES
+        (
+            'cash',
+            ' by its journals',
+            m.cash,
+            p.captured_amount - s.returned - p.disputed_amount - p.fee_amount
+        ),
+        ('fees', ' by its journals', m.fees, p.fee_amount),
+        ('disputed', ' by its journals', m.disputed, p.disputed_amount),
+        ('tax', ' by its journals', -m.tax, p.tax_amount - p.tax_returned),
+        ('deferred', ' by its journals', -m.deferred, s.cost - p.deferred_returned),
+        (
+            'refunds',
+            ' by its journals',
+            m.refunds,
+            s.returned - p.tax_returned - p.deferred_returned
+        ),
+        (
+            'tax returned',
+            ' by what has gone back',
+            claw_v1(p.tax_amount, least(p.captured_amount, s.returned), p.captured_amount),
+            p.tax_returned
+        ),
+        (
+            'deferred at the last refund',
+            ', which is at most its cost less what was returned',
+            0,
+            greatest(l.deferred_amount - (l.cost_amount - p.deferred_returned), 0)
+        )
+    ) AS v (name, meaning, expected, found)
+WHERE coalesce(v.expected, 0) <> coalesce(v.found, 0)
+ORDER BY p.customer_no, p.purchase_no, what
 LIMIT $1::integer;
 
 -- proof_due --
@@ -1139,6 +1438,12 @@ WITH numbers AS (
             GROUP BY customer_no
             UNION ALL
             SELECT customer_no, max(debt_no) AS no FROM debts
+            GROUP BY customer_no
+            UNION ALL
+            SELECT customer_no, max(purchase_no) AS no FROM purchases
+            GROUP BY customer_no
+            UNION ALL
+            SELECT customer_no, max(freeze_no) AS no FROM freezes
             GROUP BY customer_no
             UNION ALL
             SELECT customer_no, 0 AS no FROM accounts

@@ -5,7 +5,8 @@
 SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
-    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units,
+    l.purchase_no, l.clawback_due, l.written_off, l.lapsed
 FROM lots AS l
 WHERE
     l.customer_no = $1::bigint AND l.asset = $2::text AND l.is_open AND NOT l.is_upcoming
@@ -18,7 +19,8 @@ LIMIT $3::integer;
 SELECT
     l.customer_no, l.lot_no, l.grant_no, l.asset, l.category, l.amount, l.remaining, l.pinned,
     l.expired, l.voided, l.priority, l.effective_at, l.expires_at, l.created_at, l.is_upcoming,
-    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units
+    l.is_rollover, l.voided_at, l.cost_amount, l.currency, l.deferred_amount, l.deferred_units,
+    l.purchase_no, l.clawback_due, l.written_off, l.lapsed
 FROM lots AS l
 WHERE
     l.customer_no = $1::bigint AND l.asset = $2::text AND l.has_expired
@@ -44,7 +46,8 @@ LIMIT $4::integer;
 -- debts_open_more --
 -- Open debts after debt $2, oldest first.
 SELECT
-    d.customer_no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled, d.returned
+    d.customer_no, d.debt_no, d.asset, d.charge_seq, d.amount, d.repaid, d.cancelled, d.returned,
+    d.lot_no
 FROM debts AS d
 WHERE
     d.customer_no = $1::bigint
@@ -358,6 +361,34 @@ WHERE
             ELSE h.ended_at
         END > $3::timestamptz,
         true
+    );
+
+-- frozen_at --
+-- What freezes had pinned at a moment of lots that had started. $4: by the end as it happened, else
+-- by when the book learned of it, and of the lot's start.
+SELECT coalesce(sum(f.amount), 0) AS frozen
+FROM freezes AS f
+INNER JOIN lots AS l ON f.customer_no = l.customer_no AND f.lot_no = l.lot_no
+WHERE
+    f.customer_no = $1::bigint
+    AND f.asset = $2::text
+    AND f.created_at <= $3::timestamptz
+    AND coalesce(
+        CASE WHEN $4::boolean THEN f.ended_at ELSE f.ended_created_at END > $3::timestamptz, true
+    )
+    AND l.effective_at <= $3::timestamptz
+    AND (
+        $4::boolean
+        OR l.effective_at <= l.created_at
+        OR EXISTS (
+            SELECT 1
+            FROM journals AS j
+            WHERE
+                j.customer_no = l.customer_no
+                AND j.lot_no = l.lot_no
+                AND j.kind = 'activation'
+                AND j.created_at <= $3::timestamptz
+        )
     );
 
 -- statement_bounds --

@@ -8,15 +8,20 @@ import msgspec
 
 from ledger import customers
 from ledger.answers import Problem
+from ledger.bought import Funds, Terms
 from ledger.ids import parse_id
 from ledger.outcome import Outcome
 from ledger.requests import (
     Capture,
     Consume,
     Cost,
+    CreditPurchase,
     Extend,
+    FreezePurchase,
     GrantCredit,
+    MovePurchase,
     Notes,
+    OpenPurchase,
     Recurrence,
     Request,
     Reserve,
@@ -192,6 +197,41 @@ class Player:
                 customer_no=self.no, policy=policy, limit=None if limit is None else limit * UNIT
             )
         )
+
+    async def open_purchase(self, **terms: Any) -> int:
+        """The number of a purchase that is not paid yet: 500 credits for 10.00 USD."""
+        common: dict[str, Any] = {"kind": "pack", "product": "pack@1", "asset": "credits"}
+        common |= {"credits": 500 * UNIT, "currency": "USD", "amount": 1_000}
+        request = OpenPurchase(customer_no=self.no, terms=Terms(**{**common, **terms}))
+        _, body = await self.send(request)
+        return number(body["id"])
+
+    async def pay(self, purchase: int) -> Any:
+        """The purchase, paid and credited."""
+        payment: Any = {"purchase_no": purchase, "currency": "USD", "captured": 1_000}
+        status, body = await self.send(CreditPurchase(customer_no=self.no, **payment))
+        assert status == 200, body
+        return body
+
+    async def buy(self, **terms: Any) -> int:
+        """The number of a purchase that is credited."""
+        purchase = await self.open_purchase(**terms)
+        await self.pay(purchase)
+        return purchase
+
+    async def told(self, purchase: int, *ends: str, **funds: int) -> Any:
+        """The purchase, moved to this state of its money."""
+        news: Any = {"purchase_no": purchase, "funds": Funds(**funds), "ends": ends}
+        status, body = await self.send(MovePurchase(customer_no=self.no, **news))
+        assert status == 200, body
+        return body
+
+    async def freeze(self, purchase: int, reference: str = "du_1") -> Any:
+        """The purchase, all of it frozen that is free."""
+        what: Any = {"purchase_no": purchase, "reason": "dispute", "reference": reference}
+        status, body = await self.send(FreezePurchase(customer_no=self.no, **what))
+        assert status == 200, body
+        return body
 
     async def settle(self) -> None:
         """Post what time has done."""

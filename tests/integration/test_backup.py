@@ -19,6 +19,7 @@ from drawdown.database import bring_up_to_date
 from drawdown.doctor import Finding, examine
 from drawdown.settings import load
 from ledger import customers
+from ledger.load_purchases import PurchaseRef, link
 from ledger.proofs import prove
 from ledger.requests import Recurrence, Rollover
 from sql import queries
@@ -58,6 +59,10 @@ async def play(database: Database, rounds: int = 1) -> None:
             await player.settle()
             await player.void_grant(late)
             await player.grant(25)
+            purchase = await player.buy()
+            await link(conn, f"pi_{player.no}", PurchaseRef(player.no, purchase))
+            await player.freeze(purchase)
+            await player.told(purchase, refunded=250)
             await customers.put_profile(conn, player.no, {"name": "Zoë", "email": "z@example.com"})
             await use_something(conn, [player.no])
             await pay_for_something(conn, [player.no])

@@ -20,6 +20,7 @@ import pytest
 from drawdown.cli import run
 from drawdown.embedded import Embedded
 from ledger import customers, proofs
+from ledger.bought import Funds, Terms
 from ledger.ids import parse_id
 from ledger.outcome import Outcome
 from ledger.proofs import CHAIN_CHECKS, CHECKS, Failure, prove
@@ -27,16 +28,23 @@ from ledger.requests import (
     Capture,
     Consume,
     Cost,
+    CreditPurchase,
     Extend,
+    FreezePurchase,
     GrantCredit,
+    MarkPurchase,
+    MovePurchase,
     Notes,
+    OpenPurchase,
     Recurrence,
+    ReleasePurchase,
     Request,
     Reserve,
     Reverse,
     Rollover,
     SetOverage,
     Settle,
+    StartRefund,
     VoidGrant,
     VoidHold,
 )
@@ -212,6 +220,69 @@ async def beyond_the_wallet(life: Life) -> None:
     await life.do(Consume, asset="credits", amount=9 * UNIT, status=201)
 
 
+async def bought_and_given_back(life: Life) -> None:
+    """Purchases of points: refunded in parts, restored, frozen, disputed; spent, run out."""
+    await back_after_it_was_spent(life)
+    no = await buy(life, expires_in=86_400)
+    held = await life.do(Reserve, asset="points", amount=30, expires_in=600_000, status=201)
+    await life.do(StartRefund, purchase_no=no, reference="rfd_1", amount=250, status=202)
+    await move(life, no, "rfd_1", refunded=250)
+    await life.later(days=2)
+    await move(life, no, refunded=900)
+    await move(life, no, refunded=840)
+    await life.do(Capture, hold_no=held, amount="3", final=False)
+    await life.do(VoidHold, hold_no=await run_out_while_frozen(life))
+    await move(life, await buy(life, bonus=0), disputed=1_190, fees=1_500)
+
+
+async def run_out_while_frozen(life: Life) -> int:
+    """And a freeze that stays, with a hold; the number of that."""
+    no = await buy(life, expires_in=86_400)
+    await life.do(FreezePurchase, purchase_no=no, reason="fraud", reference="issfr_1")
+    await life.later(days=2)
+    await life.do(ReleasePurchase, purchase_no=no, reference="issfr_1")
+    no = await buy(life)
+    hold = await life.do(Reserve, asset="points", amount=3, expires_in=600_000, status=201)
+    await life.do(FreezePurchase, purchase_no=no, reason="dispute", reference="du_1", amount=595)
+    await move(life, no, refunded=800)
+    await move(life, no, refunded=700)
+    return hold
+
+
+async def back_after_it_was_spent(life: Life) -> None:
+    """As a debt that another grant pays and gets back in part; and forgiven."""
+    no = await buy(life)
+    await life.do(Consume, asset="points", amount=90, status=201)
+    await move(life, no, lost=1_190, fees=1_500)
+    await life.do(
+        GrantCredit, asset="points", amount=500, category="promotional", priority=99, status=201
+    )
+    await move(life, no, refunded=595)
+    life.settings = msgspec.structs.replace(life.settings, clawback="zero")
+    no = await buy(life, priority=1)
+    spent = await life.do(Consume, asset="points", amount=95, status=201)
+    await move(life, no, refunded=1_190)
+    await life.do(Reverse, charge_seq=spent, amount="15", status=201)
+    failed = await opened(life)
+    await life.do(MarkPurchase, purchase_no=failed, mark="failed")
+
+
+async def opened(life: Life, **terms: Any) -> int:
+    common: Any = {"kind": "pack", "product": "p@1", "asset": "points", "credits": 100}
+    common |= {"bonus": 7, "currency": "EUR", "amount": 1_190}
+    return await life.do(OpenPurchase, status=201, terms=Terms(**{**common, **terms}))
+
+
+async def buy(life: Life, **terms: Any) -> int:
+    no = await opened(life, **terms)
+    await life.do(CreditPurchase, purchase_no=no, currency="EUR", captured=1_190, tax=190)
+    return no
+
+
+async def move(life: Life, no: int, *ends: str, **funds: int) -> None:
+    await life.do(MovePurchase, purchase_no=no, funds=Funds(**funds), ends=ends)
+
+
 async def tokens_above_a_hold(life: Life) -> None:
     """After a capture above an open hold and an addition, it has more left than the difference."""
     above = await life.do(Reserve, asset="tokens", amount=5, expires_in=600_000, status=201)
@@ -228,6 +299,7 @@ async def lived(databases: Databases) -> AsyncGenerator[Database]:
         grants = await grants_of_all_kinds(life)
         await holds_of_all_kinds(life, grants)
         await time_passes(life)
+        await bought_and_given_back(life)
         await beyond_the_wallet(life)
         await use_something(conn, [1, 2])
         await pay_for_something(conn, [1, 2])
@@ -252,6 +324,11 @@ A_LINE = "customer_no = 1 AND amount = 3"
 """Of the event that was charged."""
 GIVEN_BACK = "customer_no = 1 AND amount < 0"
 """The line that made usage before it cheaper."""
+FROZEN = (
+    "customer_no = 1 AND purchase_no IN"
+    " (SELECT purchase_no FROM freezes WHERE customer_no = 1 AND is_open)"
+)
+DISPUTED = "customer_no = 1 AND disputed_amount > 0"
 LAST = "SELECT last_seq FROM customers WHERE customer_no = 1"
 """The last journal: a charge in tokens."""
 
@@ -321,7 +398,11 @@ CORRUPTIONS: list[tuple[str, str]] = [
     ),
     ("lots", f"UPDATE lots SET amount = amount + 1 WHERE {TOKENS}"),
     ("lots", f"UPDATE lots SET amount = amount + 1, expired = expired + 1 WHERE {TOKENS}"),
-    ("lots", "UPDATE lots SET voided = voided - 1 WHERE customer_no = 1 AND voided > 0"),
+    (
+        "lots",
+        "UPDATE lots SET voided = voided - 1 WHERE customer_no = 1 AND voided > 0"
+        " AND purchase_no IS NULL",
+    ),
     ("lots", f"UPDATE lots SET voided_at = created_at WHERE {TOKENS}"),
     (
         "lots hashes",
@@ -452,6 +533,63 @@ CORRUPTIONS: list[tuple[str, str]] = [
         "INSERT INTO grants SELECT (jsonb_populate_record(g, '{\"grant_no\": 2}')).*"
         " FROM grants AS g WHERE customer_no = 1 AND grant_no = 1",
     ),
+    # Purchases
+    *(
+        ("purchases", f"UPDATE purchases SET {column} = {column} + 1 WHERE {FROZEN}")
+        for column in ("credits", "bonus")
+    ),
+    (
+        "purchases references",
+        f"UPDATE purchases SET status = 'parked', credited_at = NULL WHERE {DISPUTED}",
+    ),
+    (
+        "purchases money clawbacks",
+        f"UPDATE purchases SET captured_amount = captured_amount + 100 WHERE {FROZEN}",
+    ),
+    ("purchases money", f"UPDATE purchases SET tax_amount = tax_amount + 1 WHERE {DISPUTED}"),
+    *(
+        (
+            "clawbacks",
+            f"UPDATE lots SET {column} = {column} - 1 WHERE customer_no = 1 AND {column} > 0",
+        )
+        for column in ("clawback_due", "written_off", "lapsed")
+    ),
+    (
+        "clawbacks",  # more is to be taken, and there is something
+        "UPDATE lots SET written_off = 1, lapsed = 0"
+        " WHERE customer_no = 1 AND asset = 'points' AND purchase_no IS NULL",
+    ),
+    (
+        "clawbacks money",
+        f"UPDATE purchases SET refunded_amount = refunded_amount + 50 WHERE {FROZEN}",
+    ),
+    *(
+        ("money", f"UPDATE purchases SET {column} = {column} + 1 WHERE {DISPUTED}")
+        for column in ("fee_amount", "disputed_amount", "deferred_returned")
+    ),
+    (
+        "money",
+        "UPDATE purchases SET tax_returned = tax_returned + 1,"
+        f" deferred_returned = deferred_returned - 1 WHERE {FROZEN}",
+    ),
+    (
+        "money",
+        "UPDATE lots SET deferred_amount = cost_amount + 1"
+        " WHERE customer_no = 1 AND purchase_no IS NOT NULL AND category = 'paid'",
+    ),
+    ("pins pending", "UPDATE freezes SET amount = amount + 1 WHERE customer_no = 1 AND is_open"),
+    ("references", "UPDATE freezes SET purchase_no = 999999 WHERE customer_no = 1 AND NOT is_open"),
+    ("references", "INSERT INTO purchase_objects VALUES ('pi_1', 1, 999999, now())"),
+    (
+        "references debts",
+        "UPDATE debts SET charge_seq = 999999 WHERE customer_no = 1 AND lot_no IS NOT NULL",
+    ),
+    (
+        "references clawbacks",
+        "UPDATE debts SET lot_no = 999999 WHERE customer_no = 1 AND lot_no IS NOT NULL",
+    ),
+    ("grants", "UPDATE grants SET has_purchase = NOT has_purchase WHERE customer_no = 1"),
+    ("customers", "UPDATE freezes SET freeze_no = 999999 WHERE customer_no = 1 AND is_open"),
     # What is due
     ("due", "UPDATE customers SET next_due_at = NULL WHERE customer_no = 1"),
     (
@@ -603,7 +741,7 @@ async def test_prove_tells_amounts_as_decimals_of_the_asset(superuser: Connectio
             "pending",
             1,
             "alice",
-            "pending, which is what open holds have pinned: "
+            "pending, which is what open holds and freezes have pinned: "
             "expected 6, found 4.499999999, difference -1.500000001 credits",
         ),
         Failure(
@@ -631,7 +769,7 @@ async def test_prove_with_everything_broken_tells_the_first(
     superuser: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proofs, "FAILURES_MAX", 7)
-    await superuser.execute("UPDATE lots SET amount = amount + 1")
+    await superuser.execute("UPDATE lots SET amount = amount + 1 WHERE purchase_no IS NULL")
 
     failures = await prove(superuser)
 
@@ -703,7 +841,7 @@ async def test_verify_of_true_books_lists_the_checks_and_exits_0(
     assert [line.split()[:2] for line in lines] == [
         ["ok", check.name] for check in (*CHECKS, *CHAIN_CHECKS)
     ]
-    assert re.fullmatch(r"the books are proved: 31 checks in \d+\.\d s", last)
+    assert re.fullmatch(r"the books are proved: 34 checks in \d+\.\d s", last)
 
 
 @pytest.mark.breaks_books
@@ -722,12 +860,12 @@ async def test_verify_of_broken_books_names_the_customer_and_exits_1(
     report = msgspec.json.decode(capsys.readouterr().out)
 
     what = (
-        "pinned of lot 2 by open holds: "
+        "pinned of lot 2 by open holds and freezes: "
         "expected 0, found 0.000000002, difference 0.000000002 credits"
     )
-    assert "FAILED  pins        each lot is pinned by open holds only" in text
+    assert "FAILED  pins        each lot is pinned by open holds and freezes only" in text
     assert f"        customer alice (no. 1): {what}" in text.splitlines()
-    assert text.endswith("the books are NOT proved: 1 of 29 checks failed (pins)\n")
+    assert text.endswith("the books are NOT proved: 1 of 32 checks failed (pins)\n")
     assert report["ok"] is False
     assert [check["failures"] for check in report["checks"] if not check["ok"]] == [
         [{"check": "pins", "customer_no": 1, "customer_id": "alice", "what": what}]
@@ -760,7 +898,7 @@ async def test_verify_of_an_embedded_database_that_is_not_running_starts_and_sto
         assert lacking == 1
         assert "lacks 0001_ledger: run `drawdown migrate` first" in told
         assert await asyncio.to_thread(run, ["verify", "--data", str(folder)]) == 0
-        assert "the books are proved: 29 checks" in capsys.readouterr().out
+        assert "the books are proved: 32 checks" in capsys.readouterr().out
         async with await Embedded.start(folder, say=quiet):  # nobody holds it any more
             pass
     finally:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from ledger import customers
+from ledger.proofs import Failure, prove
 from ledger.requests import Request
 from ledger.transact import Result, transact
 from sql.pool import STATEMENT_CACHE, Connection, connect
@@ -44,6 +45,7 @@ class Bench:
         self.run(freeze_clock(database))
         self.conn: Connection = self.run(connect(database.dsn, statement_cache=STATEMENT_CACHE))
         self._made = 0
+        self.settings = SETTINGS
 
     def close(self) -> None:
         self.run(self.conn.close())
@@ -67,8 +69,11 @@ class Bench:
 
     async def _send(self, batch: Sequence[Request]) -> list[Result]:
         async with self.conn.transaction():
-            results = await transact(self.conn, batch, SETTINGS, render, wait=True)
+            results = await transact(self.conn, batch, self.settings, render, wait=True)
         return [result for result in results if result is not None]
+
+    def prove(self) -> list[Failure]:
+        return self.run(prove(self.conn))
 
     def rows(self, query: str, *args: object) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in self.run(self.conn.fetch(query, *args))]

@@ -3,15 +3,18 @@
 from collections import Counter
 from datetime import datetime
 
+from ledger.bought import claw_of
+from ledger.clawback import booked_of
+from ledger.freezes import frozen_of, lots_of
 from ledger.posting import canonical, chain_hash
-from ledger.state import GENESIS, Books, Journal
+from ledger.state import GENESIS, Books, Journal, Transfer
 
 ISSUED = {"purchased", "granted"}
 LEAVING = {("wallet", "expired"), ("wallet", "purchased"), ("wallet", "granted")}
 """Credit that is back in a lot which has ended or was voided."""
 MOVES: dict[str, set[tuple[str, str]]] = {
     "grant": {(issued, to) for issued in ISSUED for to in ("wallet", "upcoming")}
-    | {("cash", "deferred_revenue")},
+    | {("cash", "deferred_revenue"), ("cash", "tax")},
     "activation": {("upcoming", "wallet")},
     "charge": {(source, "burned") for source in ("wallet", "owed", "billed")}
     | {("expired", "wallet"), *LEAVING},
@@ -22,6 +25,15 @@ MOVES: dict[str, set[tuple[str, str]]] = {
     "void": {(source, i) for source in ("wallet", "upcoming") for i in ISSUED}
     | {("deferred_revenue", "cash"), ("deferred_revenue", "breakage_revenue")},
     "reversal": {("burned", to) for to in ("wallet", "owed", "billed")} | LEAVING,
+    "clawback": {(source, i) for source in ("wallet", "upcoming", "owed") for i in ISSUED}
+    | {(of, to) for of in ("deferred_revenue", "refunds", "tax") for to in ("cash", "disputed")}
+    | {("wallet", "expired"), ("cash", "disputed"), ("disputed", "cash")},
+    "restore": {(i, into) for i in ISSUED for into in ("wallet", "upcoming", "owed")}
+    | {(of, to) for of in ("cash", "disputed") for to in ("deferred_revenue", "refunds", "tax")}
+    | {("owed", "wallet"), ("cash", "disputed"), ("disputed", "cash"), *LEAVING},
+    "release": {("wallet", "expired")},
+    "dispute": {("disputed", "cash"), ("cash", "disputed")},
+    "fee": {("fees", "cash"), ("cash", "fees")},
 }
 """Kind of journal → the (debit, credit) pairs it may move."""
 
@@ -33,6 +45,7 @@ def check(books: Books, now: datetime) -> None:
     _check_lots(books, of_lot, now)
     _check_accounts(books, balances)
     _check_debts(books)
+    _check_purchases(books, balances)
     _check_due(books, now)
 
 
@@ -60,10 +73,19 @@ def _replay(journals: list[Journal]) -> tuple[Counter[tuple[str, str]], Counter[
         for t in journal.transfers:
             balances[t.asset, t.credit] += t.amount
             balances[t.asset, t.debit] -= t.amount
-            if t.lot_no is not None:
+            if t.lot_no is not None and not ISSUED.isdisjoint((t.debit, t.credit)):
+                of_lot[t.lot_no, "owed back" if "owed" in (t.debit, t.credit) else "issued"] += (
+                    t.amount if t.credit in ISSUED else -t.amount
+                )
+            if t.lot_no is not None and not is_unspent_debt(t):
                 of_lot[t.lot_no, t.credit] += t.amount
                 of_lot[t.lot_no, t.debit] -= t.amount
     return balances, of_lot
+
+
+def is_unspent_debt(t: Transfer) -> bool:
+    """A clawback of what a lot no longer has: it moves nothing in the lot."""
+    return "owed" in (t.debit, t.credit) and not ISSUED.isdisjoint((t.debit, t.credit))
 
 
 def _check_lots(books: Books, of_lot: Counter[tuple[int, str]], now: datetime) -> None:
@@ -74,6 +96,8 @@ def _check_lots(books: Books, of_lot: Counter[tuple[int, str]], now: datetime) -
         if hold.status == "open":
             assert hold.expires_at > now
             pins.update(hold.pins)
+    for freeze in books.freezes.values():
+        pins[freeze.lot_no] += freeze.amount
     for no, lot in books.lots.items():
         held = "upcoming" if lot.is_upcoming else "wallet"
         assert lot.remaining == of_lot[no, held]
@@ -82,6 +106,7 @@ def _check_lots(books: Books, of_lot: Counter[tuple[int, str]], now: datetime) -
         assert 0 <= lot.pinned <= lot.remaining
         assert lot.expired >= 0
         assert lot.voided >= 0
+        assert lot.amount - lot.voided == -of_lot[no, "issued"]
         gone = of_lot[no, "burned"] + of_lot[no, "owed"]
         assert lot.amount == lot.remaining + lot.expired + lot.voided + gone
         has_ended = lot.expires_at is not None and lot.expires_at <= now
@@ -98,7 +123,7 @@ def _check_accounts(books: Books, balances: Counter[tuple[str, str]]) -> None:
         assert account.wallet == sum(lot.remaining for lot in lots if not lot.is_upcoming)
         assert account.upcoming == balances[asset, "upcoming"]
         assert account.upcoming == sum(lot.remaining for lot in lots if lot.is_upcoming)
-        assert account.pending == sum(lot.pinned for lot in lots)
+        assert account.pending == sum(lot.pinned for lot in lots if not lot.is_upcoming)
         assert account.wallet >= account.pending >= 0
         assert account.owed == -balances[asset, "owed"] >= 0
         assert account.billed == -balances[asset, "billed"] >= 0
@@ -115,6 +140,39 @@ def _check_debts(books: Books) -> None:
     for account in books.accounts.values():
         open_debts = sum(d.open for d in books.debts.values() if d.asset == account.asset)
         assert account.owed == open_debts
+
+
+def _check_purchases(books: Books, balances: Counter[tuple[str, str]]) -> None:
+    """Credits, per lot and purchase; money, over all purchases, alone in their currency."""
+    money: Counter[tuple[str, str]] = Counter()
+    for purchase in books.purchases.values():
+        funds = purchase.funds
+        gone = min(purchase.captured, funds.refunded + funds.lost)
+        for lot in lots_of(books, purchase):
+            booked = booked_of(books, lot)
+            assert booked == claw_of(lot.amount, gone, purchase.captured)
+            frozen = frozen_of(books, lot)
+            assert 0 <= lot.clawback_due <= lot.pinned - frozen
+            assert 0 <= lot.lapsed <= lot.expired
+            assert lot.written_off >= 0
+            if lot.clawback_due or lot.written_off:
+                assert lot.unpinned == frozen == 0, "what is there is taken first"
+            if lot.written_off:
+                assert lot.lapsed == lot.expired
+        assert 0 <= purchase.deferred_returned <= purchase.cost
+        assert purchase.refunds >= 0
+        out = funds.refunded + funds.lost + funds.disputed + funds.fees
+        for name, amount in (
+            ("cash", out - purchase.captured),
+            ("fees", -funds.fees),
+            ("disputed", -funds.disputed),
+            ("refunds", -purchase.refunds),
+            ("tax", purchase.tax - purchase.tax_returned),
+            ("deferred_revenue", purchase.cost - purchase.deferred_returned),
+        ):
+            money[purchase.terms.currency, name] += amount
+    for place, amount in money.items():
+        assert balances[place] == amount, place
 
 
 def _check_due(books: Books, now: datetime) -> None:

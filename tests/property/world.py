@@ -24,7 +24,7 @@ from ledger.state import Account, Books, Settings
 START = datetime(2030, 1, 31, 12, tzinfo=UTC)
 SCALE = 9
 SETTINGS = Settings(
-    scales={"credits": SCALE, "USD": 2},
+    scales={"credits": SCALE, "USD": 2, "EUR": 2},
     books_time_zone=UTC,
     hold_lifetime_max=timedelta(days=2),
 )
@@ -120,7 +120,10 @@ class Settle(Act):
 class World:
     """Books, the time, and the numbers of what came back."""
 
-    def __init__(self, customer_no: int = 1, customer_id: str = "c") -> None:
+    def __init__(
+        self, customer_no: int = 1, customer_id: str = "c", settings: Settings = SETTINGS
+    ) -> None:
+        self.settings = settings
         self.now = START
         self.books = Books(customer_no=customer_no, customer_id=customer_id, created_at=START)
         self.holds: list[int] = []
@@ -240,14 +243,19 @@ class World:
 
     def send(self, *batch: Request) -> list[Outcome]:
         """Decide a batch at the present time, as committed."""
-        outcomes = decide({self.books.customer_no: self.books}, list(batch), SETTINGS, self.now)
+        outcomes = decide(
+            {self.books.customer_no: self.books}, list(batch), self.settings, self.now
+        )
         self.commit(outcomes)
         return outcomes
 
     def commit(self, outcomes: Iterable[Outcome]) -> None:
         """The next request meets the books as a fresh load would find them."""
         books = self.books
-        for made in (books.holds, books.lots, books.grants, books.debts, books.accounts):
+        for made in (
+            *(books.holds, books.lots, books.grants, books.debts, books.accounts),
+            *(books.purchases, books.freezes),
+        ):
             for row in made.values():
                 row.is_new = False
         books.settled_at, books.is_unsettled, books.learned = None, False, None
