@@ -1,0 +1,41 @@
+"""What the time brings: each kind of object says when it is due next, and what happens then.
+
+Nothing is put on a list in advance: an object that changes has changed its due time as well.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from sandbox.errors import Obj
+from sandbox.world import World
+
+When = Callable[[World, Obj], int | None]
+Act = Callable[[World, Obj], None]
+
+_KINDS: Final[dict[str, tuple[When, Act]]] = {}
+
+
+def register(kind: str, when: When, act: Act) -> None:
+    """`act` must change what `when` says, or time would stand still. At one instant, kinds that
+    were registered first are first."""
+    _KINDS[kind] = (when, act)
+
+
+def soonest(world: World, clock_id: str | None = None) -> tuple[int, Obj] | None:
+    """The first object that is due, and when; on one test clock, or on the clock of all others."""
+    best: tuple[int, Obj] | None = None
+    for kind, (when, _) in _KINDS.items():
+        for obj in world.table(kind).values():
+            at = when(world, obj)
+            if (
+                at is not None
+                and (best is None or at < best[0])
+                and (world.clock_of(obj) == clock_id)
+            ):
+                best = (at, obj)
+    return best
+
+
+def act(world: World, obj: Obj) -> None:
+    """Let an object do what it is due for."""
+    _KINDS[obj["object"]][1](world, obj)
