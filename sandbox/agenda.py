@@ -12,13 +12,21 @@ from sandbox.world import World
 When = Callable[[World, Obj], int | None]
 Act = Callable[[World, Obj], None]
 
+FIRST: Final = ("subscription_schedule", "subscription", "invoice")
+"""At one instant: a phase sets the price of the renewal, which drafts an invoice."""
+
 _KINDS: Final[dict[str, tuple[When, Act]]] = {}
 
 
 def register(kind: str, when: When, act: Act) -> None:
-    """`act` must change what `when` says, or time would stand still. At one instant, kinds that
-    were registered first are first."""
+    """`act` must change what `when` says, or time would stand still."""
     _KINDS[kind] = (when, act)
+    for name in reversed(FIRST):
+        if name in _KINDS:
+            rest = {other: both for other, both in _KINDS.items() if other != name}
+            found = _KINDS[name]
+            _KINDS.clear()
+            _KINDS.update({name: found, **rest})
 
 
 def soonest(world: World, clock_id: str | None = None) -> tuple[int, Obj] | None:

@@ -201,6 +201,10 @@ class World:
             self.store(event)
             if self.listener is not None:
                 self.listener(event)
+        self.react(kind, obj)
+
+    def react(self, kind: str, obj: Obj) -> None:
+        """Let what depends on a change follow, without telling the outside."""
         for reaction in reactions.of(kind):
             reaction(self, obj)
 

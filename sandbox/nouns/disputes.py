@@ -62,6 +62,7 @@ def open_dispute(
             "has_evidence": False,
             "past_due": False,
             "submission_count": 0,
+            "submission_method": "not_submitted",
         },
         is_charge_refundable=inquiry,
         metadata={},
@@ -71,6 +72,7 @@ def open_dispute(
             "card": {
                 "brand": charge["payment_method_details"].get("card", {}).get("brand", "visa"),
                 "case_type": "inquiry" if inquiry else "chargeback",
+                "network": "visa",
                 "network_reason_code": "10.4" if reason == "fraudulent" else "13.1",
             },
         },
@@ -161,6 +163,7 @@ def update(world: World, call: Call) -> Obj:
             metadata=metadata,
         )
     details["submission_count"] += 1
+    details["submission_method"] = "manual"
     prefix = "warning_" if dispute["status"].startswith("warning_") else ""
     world.move(
         dispute,

@@ -154,7 +154,7 @@ def _succeed(world: World, intent: Obj, charge: Obj, means: Means) -> Obj:
         intent, "succeeded", amount_received=intent["amount"], next_action=None, processing=None
     )
     if means.afterwards:
-        world.emit(f"standin.{means.afterwards}", charge)
+        world.react(f"standin.{means.afterwards}", charge)
     return intent
 
 
