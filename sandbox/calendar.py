@@ -53,7 +53,9 @@ def next_day_of_month(at: int, day: int) -> int:
     """The next time it is this day of a month, at the same time of day; not now."""
     start = datetime.fromtimestamp(at, UTC)
     for months in range(3):
-        first = datetime.fromtimestamp(add(int(start.replace(day=1).timestamp()), "month", months), UTC)
+        first = datetime.fromtimestamp(
+            add(int(start.replace(day=1).timestamp()), "month", months), UTC
+        )
         last = monthrange(first.year, first.month)[1]
         found = int(first.replace(day=min(day, last)).timestamp())
         if found > at:

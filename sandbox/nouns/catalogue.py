@@ -38,7 +38,17 @@ readable(
         },
     )
 )
-readable(Readable("tax_rate", "/v1/tax_rates", "tax_rate", filters={"created": lambda _, r, v: is_inside(r["created"], v), "inclusive": same("inclusive")}))
+readable(
+    Readable(
+        "tax_rate",
+        "/v1/tax_rates",
+        "tax_rate",
+        filters={
+            "created": lambda _, r, v: is_inside(r["created"], v),
+            "inclusive": same("inclusive"),
+        },
+    )
+)
 
 
 # Products
@@ -48,7 +58,9 @@ readable(Readable("tax_rate", "/v1/tax_rates", "tax_rate", filters={"created": l
 def create_product(world: World, call: Call) -> Obj:
     given = call.params
     if (wanted := given.get("id")) is not None and world.any(wanted) is not None:
-        raise invalid(f"Product already exists: {wanted}", param="id", code="resource_already_exists")
+        raise invalid(
+            f"Product already exists: {wanted}", param="id", code="resource_already_exists"
+        )
     product = made_product(world, given)
     if (data := given.get("default_price_data")) is not None:
         price = made_price(world, {**data, "product": product["id"]})
@@ -87,7 +99,9 @@ def update_product(world: World, call: Call) -> Obj:
 def delete_product(world: World, call: Call) -> Obj:
     product = world.get("product", call.id)
     if world.every("price", product=product["id"]):
-        raise invalid("This product cannot be deleted because it has one or more user-created prices.")
+        raise invalid(
+            "This product cannot be deleted because it has one or more user-created prices."
+        )
     return world.remove(product, "product.deleted")
 
 
@@ -249,16 +263,21 @@ def plan_of(price: Obj) -> Obj:
 
 
 def price_from(world: World, given: Obj, param: str) -> Obj:
-    """The price that an item names, or a new one from its `price_data`."""
+    """The price that an item names, or a new one from its `price_data`.
+
+    `is_own` (no parameter of Stripe's) lets whoever made such a price use it again.
+    """
     if "price" in given or "plan" in given:
         price = world.used("price", given.get("price", given.get("plan")), f"{param}[price]")
-        if not price["active"]:
+        if not price["active"] and not given.get("is_own"):
             message = f"The price specified is inactive. ({price['id']})"
             raise invalid(message, param=f"{param}[price]")
         return price
     data = given.get("price_data")
     if data is None:
-        raise invalid(f"Missing required param: {param}[price].", param=param, code="parameter_missing")
+        raise invalid(
+            f"Missing required param: {param}[price].", param=param, code="parameter_missing"
+        )
     if "product_data" in data:
         product = world.add(made_product(world, data["product_data"]), "product.created")
         data = {**data, "product": product["id"]}

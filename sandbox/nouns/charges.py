@@ -131,9 +131,7 @@ def succeed(world: World, charge: Obj, *, is_captured: bool) -> Obj:
 
 def _book(world: World, charge: Obj, amount: int) -> None:
     kind = "charge" if charge["id"].startswith("ch_") else "payment"
-    booked = entry(
-        world, kind, amount, charge["currency"], cost=fee(amount), source=charge["id"]
-    )
+    booked = entry(world, kind, amount, charge["currency"], cost=fee(amount), source=charge["id"])
     charge.update(amount_captured=amount, balance_transaction=booked["id"], captured=True)
 
 

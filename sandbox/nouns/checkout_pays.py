@@ -37,7 +37,8 @@ def complete(
     """
     if session["status"] != "open":
         raise invalid(
-            f"This Checkout Session is {session['status']}.", code="checkout_session_unexpected_state"
+            f"This Checkout Session is {session['status']}.",
+            code="checkout_session_unexpected_state",
         )
     if promotion_code is not None:
         _use_code(world, session, promotion_code)
@@ -285,9 +286,7 @@ def _settle_receipt(world: World, session: Obj, invoice: Obj) -> None:
             status_transitions={"canceled_at": None, "paid_at": None},
         )
         world.store(payment)
-        world.note(invoice["id"]).update(
-            intent=session["payment_intent"], payment=payment["id"]
-        )
+        world.note(invoice["id"]).update(intent=session["payment_intent"], payment=payment["id"])
     invoicing.mark_paid(world, invoice)
 
 
@@ -320,7 +319,7 @@ def _subscribe(
         "automatic_tax": {"enabled": session["automatic_tax"]["enabled"]},
         "discounts": world.note(session["id"])["discounts"],
     }
-    sub = _begun(world, customer, wanted, method)
+    sub = subscribing.begin(world, customer, wanted, method=method)
     invoice = subscribing.first_invoice(world, sub, wanted)
     invoicing.finalize(world, invoice)
     members: Obj = {"subscription": sub["id"], "invoice": invoice["id"]}
@@ -341,24 +340,9 @@ def _subscribe(
     _done(world, session, customer, "paid" if paid else "unpaid", **members)
 
 
-def _begun(world: World, customer: Obj, wanted: Obj, method: Obj | None) -> Obj:
-    # Prices that were made for this session are inactive to all others.
-    made_here = [
-        price
-        for one in (*wanted["items"], *wanted["add_invoice_items"])
-        if not (price := world.get("price", one["price"]))["active"]
-    ]
-    for price in made_here:
-        price["active"] = True
-    try:
-        return subscribing.begin(world, customer, wanted, method=method)
-    finally:
-        for price in made_here:
-            price["active"] = False
-
-
 def _as_item(line: Obj) -> Obj:
-    item: Obj = {"price": line["price"]["id"], "metadata": line["metadata"]}
+    # A price that was made for this session is inactive to all others.
+    item: Obj = {"price": line["price"]["id"], "metadata": line["metadata"], "is_own": True}
     if line["quantity"] is not None:
         item["quantity"] = line["quantity"]
     if line["tax_rates"]:

@@ -14,7 +14,9 @@ PLAIN = (
 )
 
 readable(
-    Readable("customer", "/v1/customers", filters={"created": lambda _, c, v: is_inside(c["created"], v)})
+    Readable(
+        "customer", "/v1/customers", filters={"created": lambda _, c, v: is_inside(c["created"], v)}
+    )
 )
 
 
@@ -77,9 +79,9 @@ def _settings(world: World, customer: Obj, given: Obj) -> None:
     settings = {**customer["invoice_settings"]}
     settings.update(pick(change, "custom_fields", "footer", "default_payment_method"))
     if (method := settings["default_payment_method"]) is not None:
-        owner = world.used(
-            "payment_method", method, "invoice_settings[default_payment_method]"
-        )["customer"]
+        owner = world.used("payment_method", method, "invoice_settings[default_payment_method]")[
+            "customer"
+        ]
         if owner != customer["id"]:
             raise invalid(
                 "The customer does not have a payment method with the ID " + method + ". "
@@ -106,7 +108,11 @@ def update(world: World, call: Call) -> Obj:
 
 @route("DELETE /v1/customers/{customer}")
 def delete(world: World, call: Call) -> Obj:
-    customer = _not_deleted(world, call.id)
+    return deleted(world, _not_deleted(world, call.id))
+
+
+def deleted(world: World, customer: Obj) -> Obj:
+    """End a customer and what it subscribed to; only its id is left."""
     world.emit("customer.deleted", customer)
     gone = {"id": customer["id"], "object": "customer", "deleted": True}
     world.store(dict(gone))

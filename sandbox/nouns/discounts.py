@@ -91,17 +91,13 @@ def create_code(world: World, call: Call) -> Obj:
 def update_code(world: World, call: Call) -> Obj:
     code, given = world.get("promotion_code", call.id), call.params
     metadata = merged_metadata(code["metadata"], given)
-    return world.change(
-        code, "promotion_code.updated", **pick(given, "active"), metadata=metadata
-    )
+    return world.change(code, "promotion_code.updated", **pick(given, "active"), metadata=metadata)
 
 
 # Discounts
 
 
-def redeem(
-    world: World, asked: list[Obj], *, amount: int | None = None, **owner: Any
-) -> list[Obj]:
+def redeem(world: World, asked: list[Obj], *, amount: int | None = None, **owner: Any) -> list[Obj]:
     """Discounts from `{coupon}`, `{promotion_code}` or `{discount}`, stored and counted.
 
     Raises StripeError 400 for what is used up, over or not for this customer.
@@ -147,7 +143,9 @@ def check_code(
         code["times_redeemed"] >= code["max_redemptions"]
     )
     if not code["active"] or is_over or is_used:
-        raise invalid("This promotion code is expired or used up.", param=param, code="coupon_expired")
+        raise invalid(
+            "This promotion code is expired or used up.", param=param, code="coupon_expired"
+        )
     if code["customer"] is not None and code["customer"] != customer:
         raise invalid("This promotion code is for another customer.", param=param)
     minimum = code["restrictions"]["minimum_amount"]
@@ -178,9 +176,7 @@ def off(world: World, discount: Obj, amounts: list[int], products: list[str | No
             percent_of(amount, coupon["percent_off"]) if fits else 0
             for amount, fits in zip(amounts, applies, strict=True)
         ]
-    weights = [
-        max(amount, 0) if fits else 0 for amount, fits in zip(amounts, applies, strict=True)
-    ]
+    weights = [max(amount, 0) if fits else 0 for amount, fits in zip(amounts, applies, strict=True)]
     return spread(min(coupon["amount_off"], sum(weights)), weights)
 
 

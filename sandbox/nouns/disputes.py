@@ -23,9 +23,7 @@ EVIDENCE = (
 
 readable(Readable("dispute", "/v1/disputes", "dispute"))
 readable(
-    Readable(
-        "radar.early_fraud_warning", "/v1/radar/early_fraud_warnings", "early_fraud_warning"
-    )
+    Readable("radar.early_fraud_warning", "/v1/radar/early_fraud_warnings", "early_fraud_warning")
 )
 
 

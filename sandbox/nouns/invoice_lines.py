@@ -54,7 +54,9 @@ def made(
     return line
 
 
-def of_item(sub: Obj, item: Obj, *, proration: bool = False, invoice_item: str | None = None) -> Obj:
+def of_item(
+    sub: Obj, item: Obj, *, proration: bool = False, invoice_item: str | None = None
+) -> Obj:
     """The parent of a line that comes from an item of a subscription."""
     return {
         "type": "subscription_item_details",
@@ -227,9 +229,7 @@ def _discount(world: World, discount_id: str, lines: list[Obj]) -> int:
         else 0
         for line in lines
     ]
-    products = [
-        (line["pricing"] or {}).get("price_details", {}).get("product") for line in lines
-    ]
+    products = [(line["pricing"] or {}).get("price_details", {}).get("product") for line in lines]
     parts = discounts.off(world, discount, amounts, products)
     for line, part in zip(lines, parts, strict=True):
         if part:

@@ -20,9 +20,7 @@ def _of_payment(world: World, payment: Obj, wanted: Any) -> bool:
     return payment["payment"].get("payment_intent") == wanted.get("payment_intent")
 
 
-readable(
-    Readable("invoice", "/v1/invoices", "invoice", filters={"subscription": _of_subscription})
-)
+readable(Readable("invoice", "/v1/invoices", "invoice", filters={"subscription": _of_subscription}))
 readable(
     Readable(
         "invoice_payment",
@@ -52,7 +50,9 @@ def _invoice(world: World, call: Call) -> Obj:
 def create(world: World, call: Call) -> Obj:
     given = call.params
     if "customer" not in given:
-        raise invalid("Missing required param: customer.", param="customer", code="parameter_missing")
+        raise invalid(
+            "Missing required param: customer.", param="customer", code="parameter_missing"
+        )
     customer = world.used("customer", given["customer"], "customer")
     sub = None
     if "subscription" in given:
@@ -170,9 +170,7 @@ def pay(world: World, call: Call) -> Obj:
         method = invoicing.usable_method(world, name, invoice["customer"])
     else:
         method = invoicing.method_for(world, invoice)
-    return invoicing.pay(
-        world, invoice, method, off_session=bool(given.get("off_session", True))
-    )
+    return invoicing.pay(world, invoice, method, off_session=bool(given.get("off_session", True)))
 
 
 @route("POST /v1/invoices/{invoice}/send")
@@ -203,7 +201,9 @@ def mark_uncollectible(world: World, call: Call) -> Obj:
 def create_item(world: World, call: Call) -> Obj:
     given = call.params
     if "customer" not in given:
-        raise invalid("Missing required param: customer.", param="customer", code="parameter_missing")
+        raise invalid(
+            "Missing required param: customer.", param="customer", code="parameter_missing"
+        )
     customer = world.used("customer", given["customer"], "customer")
     invoice = None
     if "invoice" in given:

@@ -348,9 +348,7 @@ def void(world: World, invoice: Obj) -> Obj:
         raise invalid("You can only pass in open or uncollectible invoices to void.")
     _close_payment(world, invoice)
     transitions = {**invoice["status_transitions"], "voided_at": world.now}
-    return world.move(
-        invoice, "void", next_payment_attempt=None, status_transitions=transitions
-    )
+    return world.move(invoice, "void", next_payment_attempt=None, status_transitions=transitions)
 
 
 def mark_uncollectible(world: World, invoice: Obj, reason: str = "user_forgiven") -> Obj:

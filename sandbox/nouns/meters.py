@@ -282,9 +282,7 @@ def summaries(world: World, call: Call) -> Obj:
     seen_until = world.now - world.note("meter lag").get(meter["event_name"], 0)
     rows = list[Obj]()
     for at in range(start, end, width):
-        value = total(
-            world, meter, given["customer"], at, at + width, seen_until=seen_until
-        )
+        value = total(world, meter, given["customer"], at, at + width, seen_until=seen_until)
         if window is None or value:
             rows.append(_summary(meter, given["customer"], at, at + width, value))
     return page(call, rows[::-1])

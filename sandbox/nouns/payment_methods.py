@@ -27,8 +27,7 @@ def made(world: World, name: str, *, param: str = "payment_method") -> Obj:
         allow_redisplay="unspecified",
         billing_details={
             "address": {
-                name: None
-                for name in ("city", "country", "line1", "line2", "postal_code", "state")
+                name: None for name in ("city", "country", "line1", "line2", "postal_code", "state")
             },
             "email": None,
             "name": None,
@@ -128,7 +127,9 @@ def update(world: World, call: Call) -> Obj:
 @route("POST /v1/payment_methods/{payment_method}/attach")
 def attach(world: World, call: Call) -> Obj:
     if "customer" not in call.params:
-        raise invalid("Missing required param: customer.", param="customer", code="parameter_missing")
+        raise invalid(
+            "Missing required param: customer.", param="customer", code="parameter_missing"
+        )
     customer = world.used("customer", call.params["customer"], "customer")
     return attached(world, call.id, customer["id"])
 

@@ -43,7 +43,9 @@ def _customer(fork: World, given: Obj) -> Obj:
     if "customer" in given:
         return fork.used("customer", given["customer"], "customer")
     if "customer_details" not in given:
-        raise invalid("Missing required param: customer.", param="customer", code="parameter_missing")
+        raise invalid(
+            "Missing required param: customer.", param="customer", code="parameter_missing"
+        )
     from sandbox.nouns import customers
 
     return fork.store(customers.made(fork))

@@ -35,7 +35,9 @@ def _charge_of(world: World, given: Obj) -> Obj:
         )
     intent = world.used("payment_intent", given["payment_intent"], "payment_intent")
     if intent["status"] != "succeeded":
-        message = f"This PaymentIntent ({intent['id']}) does not have a successful charge to refund."
+        message = (
+            f"This PaymentIntent ({intent['id']}) does not have a successful charge to refund."
+        )
         raise invalid(message, param="payment_intent")
     return world.get("charge", intent["latest_charge"])
 
@@ -71,9 +73,7 @@ def refund(
     if means.is_delayed:
         made["destination_details"] = {"type": "us_bank_account"}
     made.update(members)
-    booked = charges.entry(
-        world, "refund", -amount, charge["currency"], cost=0, source=made["id"]
-    )
+    booked = charges.entry(world, "refund", -amount, charge["currency"], cost=0, source=made["id"])
     made["balance_transaction"] = booked["id"]
     if means.refund != "succeeds" or (status == "pending" and means.is_delayed):
         world.note(made["id"])["goes_on_at"] = world.now + world.settings.refund_days * DAY

@@ -96,9 +96,7 @@ def _from_phases(world: World, schedule: Obj, given: Obj) -> None:
     start = given.get("start_date", world.now)
     start = world.now if start == "now" else start
     phases = _phases(world, given["phases"], start, given["phases"][0].get("currency"))
-    schedule.update(
-        customer=customer["id"], phases=phases, test_clock=customer.get("test_clock")
-    )
+    schedule.update(customer=customer["id"], phases=phases, test_clock=customer.get("test_clock"))
 
 
 def _phases(world: World, asked: list[Obj], start: int, currency: str | None) -> list[Obj]:
@@ -109,7 +107,8 @@ def _phases(world: World, asked: list[Obj], start: int, currency: str | None) ->
         at = world.now if begins == "now" else begins
         if made and made[-1]["end_date"] != at:
             raise invalid(
-                "Each phase begins where the one before ends.", param=f"phases[{number}][start_date]"
+                "Each phase begins where the one before ends.",
+                param=f"phases[{number}][start_date]",
             )
         if not given.get("items"):
             raise invalid("A phase needs items.", param=f"phases[{number}][items]")
@@ -298,9 +297,7 @@ def _start(world: World, schedule: Obj) -> None:
 def _enter(world: World, schedule: Obj, behavior: str | None) -> None:
     """Make the subscription what the phase of now says."""
     now = world.now
-    phase = next(
-        one for one in schedule["phases"] if one["start_date"] <= now < one["end_date"]
-    )
+    phase = next(one for one in schedule["phases"] if one["start_date"] <= now < one["end_date"])
     sub = world.get("subscription", schedule["subscription"])
     span = pick(phase, "start_date", "end_date")
     if schedule["current_phase"] != span:
@@ -311,8 +308,8 @@ def _enter(world: World, schedule: Obj, behavior: str | None) -> None:
         return
     change: Obj = {"items": _as_change(items_of(sub), wanted)}
     at_boundary = sub_clock.period_end(sub) <= now
-    change["proration_behavior"] = "none" if at_boundary else (
-        behavior or phase["proration_behavior"]
+    change["proration_behavior"] = (
+        "none" if at_boundary else (behavior or phase["proration_behavior"])
     )
     if phase["discounts"]:
         change["discounts"] = [{"coupon": one["coupon"]} for one in phase["discounts"]]
@@ -323,9 +320,7 @@ def _enter(world: World, schedule: Obj, behavior: str | None) -> None:
 
 def _as_change(items: list[Obj], wanted: list[Obj]) -> list[Obj]:
     """Turn the items that are there into those that are wanted, one by one."""
-    changes = [
-        {"id": item["id"], **new} for item, new in zip(items, wanted, strict=False)
-    ]
+    changes = [{"id": item["id"], **new} for item, new in zip(items, wanted, strict=False)]
     changes += [{"id": item["id"], "deleted": True} for item in items[len(wanted) :]]
     return changes + wanted[len(items) :]
 

@@ -110,7 +110,9 @@ def authenticate(world: World, intent: Obj, outcome: str) -> Obj:
     if intent["status"] != "requires_action":
         raise unexpected_state("SetupIntent", intent, "authenticate")
     if outcome == "succeeded":
-        return save(world, intent, world.get("payment_method", intent["payment_method"]), passed=True)
+        return save(
+            world, intent, world.get("payment_method", intent["payment_method"]), passed=True
+        )
     code = "setup_intent_authentication_failure"
     problem: Obj = {"code": code, "message": cards.MESSAGES[code], "type": "invalid_request_error"}
     _back_to_start(world, intent, problem)

@@ -128,9 +128,7 @@ def _move_trial(world: World, sub: Obj, given: Obj, items: list[Obj]) -> None:
     if end <= world.now:
         raise invalid("Invalid timestamp: must be in the future.", param="trial_end")
     start = sub["trial_start"] if sub["status"] == "trialing" else world.now
-    sub.update(
-        status="trialing", trial_start=start, trial_end=end, billing_cycle_anchor=end
-    )
+    sub.update(status="trialing", trial_start=start, trial_end=end, billing_cycle_anchor=end)
     for item in items:
         set_period(item, item["current_period_start"], end)
 
@@ -298,9 +296,7 @@ def would_pay(world: World, sub: Obj, given: Obj) -> bool:
         return True
     method = subscribing.default_method(world, sub)
     off_session = bool(given.get("off_session"))
-    return method is not None and (
-        paying.verdict(world, method, off_session=off_session) == "pays"
-    )
+    return method is not None and (paying.verdict(world, method, off_session=off_session) == "pays")
 
 
 def hold_back(world: World, sub: Obj, given: Obj) -> None:

@@ -58,9 +58,7 @@ def _upcoming(world: World, sub: Obj) -> int | None:
 def _act(world: World, sub: Obj) -> None:
     now = world.now
     pause, pending = sub["pause_collection"], sub["pending_update"]
-    if sub["status"] == "incomplete" and (
-        sub["created"] + subscribing.INCOMPLETE_SECONDS <= now
-    ):
+    if sub["status"] == "incomplete" and (sub["created"] + subscribing.INCOMPLETE_SECONDS <= now):
         _lapse(world, sub)
     elif pending is not None and pending["expires_at"] <= now:
         sub_changes.expire_pending(world, sub)

@@ -57,7 +57,9 @@ readable(
 def create(world: World, call: Call) -> Obj:
     given = call.params
     if "customer" not in given:
-        raise invalid("Missing required param: customer.", param="customer", code="parameter_missing")
+        raise invalid(
+            "Missing required param: customer.", param="customer", code="parameter_missing"
+        )
     customer = world.used("customer", given["customer"], "customer")
     method = None
     if "default_payment_method" in given:
@@ -223,9 +225,7 @@ def pause(world: World, call: Call) -> Obj:
     because = sub_clock.paused_because(world, "pause_requested")
     world.move(sub, "paused", status_details=because)
     through = bills.get("outstanding_usage_through", {}).get("type", "none")
-    invoice = sub_clock.last_invoice(
-        world, sub, world.now, is_due=invoices_now or through == "now"
-    )
+    invoice = sub_clock.last_invoice(world, sub, world.now, is_due=invoices_now or through == "now")
     if invoice is not None:
         invoicing.finalize_and_collect(world, invoice)
     return sub
