@@ -4,19 +4,19 @@ import os
 import secrets
 from collections import deque
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from sandbox import agenda, schema
 from sandbox.clock import Clock
-from sandbox.errors import Obj
 from sandbox.faults import Faults
 from sandbox.idempotency import Memory
 from sandbox.keys import Keys
 from sandbox.nouns import endpoints
 from sandbox.postman import Delivery, Postman
 from sandbox.settings import Settings
+from sandbox.shapes import Obj, as_obj
 from sandbox.world import World
 
 REQUESTS_MAX: Final = 20_000
@@ -154,10 +154,10 @@ def read_file(path: Path) -> Obj | None:
         text = path.read_bytes()
     except FileNotFoundError:
         return None
-    found: Any = msgspec.json.decode(text)
-    if not isinstance(found, dict) or "world" not in found:
+    found = as_obj(msgspec.json.decode(text))
+    if found is None or "world" not in found:
         raise ValueError(f"{path} is no state of the stand-in")
-    return dict(found)  # pyright: ignore[reportUnknownArgumentType]
+    return found
 
 
 def write_file(path: Path, account: Account) -> None:

@@ -6,7 +6,7 @@ Nothing is put on a list in advance: an object that changes has changed its due 
 from collections.abc import Callable
 from typing import Final
 
-from sandbox.errors import Obj
+from sandbox.shapes import Obj
 from sandbox.world import World
 
 When = Callable[[World, Obj], int | None]

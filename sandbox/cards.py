@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sandbox.errors import Obj
+from sandbox.shapes import Obj
 
 MESSAGES: Final[Mapping[str, str]] = {
     "card_declined": "Your card was declined.",

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from sandbox.account import TICK_SLACK_SECONDS, Account
 from sandbox.calendar import DAY, iso, seconds
-from sandbox.errors import Obj, StripeError, invalid, unknown_url
+from sandbox.errors import StripeError, invalid, unknown_url
 from sandbox.faults import Order
 from sandbox.front import query_of
 from sandbox.nouns import (
@@ -26,14 +26,15 @@ from sandbox.nouns import (
     disputes,
     meter_stream,
     meters,
-    payment_methods,
     paying,
+    payment_methods,
     portal,
     refunds,
     setup_intents,
 )
 from sandbox.postman import Delivery, Injection, Mode
 from sandbox.settings import Settings
+from sandbox.shapes import Obj, at
 
 WALK_DAYS_MAX: Final = 1_500
 PREFIX: Final = "/_sandbox/"
@@ -402,7 +403,7 @@ def _shown(account: Account, one: Delivery) -> Obj:
     return {
         "event": one.event,
         "type": event.get("type"),
-        "object": ((event.get("data") or {}).get("object") or {}).get("id"),
+        "object": at(event, "data", "object", "id"),
         "endpoint": one.endpoint,
         "url": one.url,
         "state": one.state,

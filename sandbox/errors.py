@@ -2,8 +2,7 @@
 
 from typing import Any, Final
 
-Obj = dict[str, Any]
-"""An object as the wire has it."""
+from sandbox.shapes import Obj
 
 DOCS: Final = "https://docs.stripe.com/error-codes/"
 
@@ -62,12 +61,13 @@ def unknown_url(method: str, path: str) -> StripeError:
 
 def unexpected_state(noun: str, obj: Obj, doing: str) -> StripeError:
     """An intent that is not where the operation needs it."""
-    return StripeError(
+    error = StripeError(
         400,
         f"You cannot {doing} this {noun} because it has a status of {obj['status']}.",
         code=f"{obj['object']}_unexpected_state",
-        **{obj["object"]: obj},
     )
+    error.members[obj["object"]] = obj
+    return error
 
 
 def declined(code: str, decline_code: str | None, message: str, **more: Any) -> StripeError:

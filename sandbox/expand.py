@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from sandbox import schema
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
+from sandbox.shapes import Obj, as_list, as_obj
 from sandbox.world import World, copied
 
 DEPTH_MAX: Final = 4
@@ -44,16 +45,15 @@ def _expand(world: World, node: Obj, value: Any, names: list[str], path: str) ->
     if not names or value is None:
         return value
     node = schema.resolve(node)
-    if isinstance(value, list):
-        rows: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+    if (rows := as_list(value)) is not None:
         inner = node.get("items", {})
         return [_expand(world, inner, one, names, path) for one in rows]
     name, rest = names[0], names[1:]
     node = _object_node(node)
     below = node.get("properties", {}).get(name)
-    if below is None or not isinstance(value, dict):
+    obj = as_obj(value)
+    if below is None or obj is None:
         raise _not_expandable(path)
-    obj: Obj = value  # pyright: ignore[reportUnknownVariableType]
     include = _INCLUDES.get((str(obj.get("object")), name))
     if include is not None and obj.get(name) is None:
         obj[name] = copied(include(world, obj))
@@ -80,8 +80,7 @@ def _has_expandable_items(node: Obj) -> bool:
 
 
 def _fetched(world: World, value: Any) -> Any:
-    if isinstance(value, list):
-        rows: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+    if (rows := as_list(value)) is not None:
         return [_fetched(world, one) for one in rows]
     if isinstance(value, str) and (found := world.any(value)) is not None:
         return copied(found)

@@ -1,5 +1,6 @@
 """Faults on order: what production does only on bad days."""
 
+import asyncio
 import re
 from typing import Annotated, Final, Literal
 
@@ -13,7 +14,10 @@ Kind = Literal[
 ]
 STALL_SECONDS: Final = 30.0
 Reason = Literal[
-    *("global-rate", "endpoint-rate", "global-concurrency", "endpoint-concurrency"),
+    "global-rate",
+    "endpoint-rate",
+    "global-concurrency",
+    "endpoint-concurrency",
     "resource-specific",
 ]
 
@@ -46,8 +50,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
-        self.era = 0
-        """Grows when all are cleared: what stalls goes on then."""
+        self.cleared = asyncio.Event()
+        """Set, and a new one put here, when all are cleared: what stalls goes on then."""
 
     def take(self, method: str, path: str) -> Order | None:
         """The fault of a request, if one is due."""
@@ -65,7 +69,8 @@ class Faults:
 
     def clear(self) -> None:
         self.orders.clear()
-        self.era += 1
+        self.cleared.set()
+        self.cleared = asyncio.Event()
 
 
 def refusal(order: Order, key: str | None) -> StripeError | None:

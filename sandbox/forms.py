@@ -4,7 +4,8 @@ import re
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
+from sandbox.shapes import Obj, as_obj
 
 FIELDS_MAX: Final = 2_000
 """Of one request: more than any call has, few enough to read in a moment."""
@@ -38,8 +39,8 @@ def _put(tree: Obj, name: str, value: str) -> None:
         raise invalid(f"Too deep: {name}", param=name)
     node = tree
     for part in path[:-1]:
-        below = node.setdefault(part or str(len(node)), {})
-        if not isinstance(below, dict):
+        below = as_obj(node.setdefault(part or str(len(node)), {}))
+        if below is None:
             raise invalid(f"Invalid {match[1]}: both a value and an object", param=match[1])
         node = below
     node[path[-1] or str(len(node))] = value
@@ -47,9 +48,9 @@ def _put(tree: Obj, name: str, value: str) -> None:
 
 def _with_lists(value: Any) -> Any:
     """Maps whose keys are all numbers become lists, in their order."""
-    if not isinstance(value, dict):
+    if (node := as_obj(value)) is None:
         return value
-    tree: Obj = {name: _with_lists(inner) for name, inner in value.items()}
+    tree = {name: _with_lists(inner) for name, inner in node.items()}
     if tree and all(name.isascii() and name.isdecimal() for name in tree):
         return [tree[name] for name in sorted(tree, key=int)]
     return tree

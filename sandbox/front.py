@@ -1,6 +1,7 @@
 """Stripe's API over HTTP: who asks, what for, whether it was asked before, and the answer."""
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -10,11 +11,12 @@ from aiohttp import web
 
 from sandbox import faults, forms, idempotency, keys, routing, schema
 from sandbox.account import Account
-from sandbox.errors import Obj, StripeError, invalid, unknown_url
+from sandbox.errors import StripeError, invalid, unknown_url
 from sandbox.expand import expanded
 from sandbox.idempotency import Answer
 from sandbox.nouns import meter_stream
 from sandbox.routing import Call
+from sandbox.shapes import Obj, as_obj
 from sandbox.wire import is_gone, reset
 
 log: Final = logging.getLogger(__name__)
@@ -66,9 +68,9 @@ def _json(body: bytes) -> Obj:
         found: Any = msgspec.json.decode(body) if body else {}
     except msgspec.DecodeError as error:
         raise invalid(f"Invalid JSON: {error}") from error
-    if not isinstance(found, dict):
+    if (body_obj := as_obj(found)) is None:
         raise invalid("The body must be a JSON object.")
-    return dict(found)  # pyright: ignore[reportUnknownArgumentType]
+    return body_obj
 
 
 class Front:
@@ -177,10 +179,11 @@ class Front:
 
     async def _stall(self, asked: Asked, order: faults.Order) -> None:
         """Keep the client waiting: until it goes, the orders are cleared, or the time is over."""
-        era, loop = self.account.faults.era, asyncio.get_running_loop()
+        cleared, loop = self.account.faults.cleared, asyncio.get_running_loop()
         end = loop.time() + order.seconds
-        while loop.time() < end and self.account.faults.era == era and not is_gone(asked.request):
-            await asyncio.sleep(LOOK_SECONDS)
+        while loop.time() < end and not cleared.is_set() and not is_gone(asked.request):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(cleared.wait(), LOOK_SECONDS)
 
     def _note(self, asked: Asked, status: int | None) -> None:
         self.account.requests.append(

@@ -5,7 +5,8 @@ from typing import Any, Final
 import msgspec
 
 from sandbox.calendar import DAY
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
+from sandbox.shapes import Obj
 
 KEY_MAX: Final = 255
 KEPT_SECONDS: Final = DAY

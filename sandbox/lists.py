@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sandbox.errors import Obj, invalid, missing
+from sandbox.errors import invalid, missing
 from sandbox.routing import Call, route
 from sandbox.schema import OPERATIONS
+from sandbox.shapes import Obj, as_obj, at
 from sandbox.world import World
 
 LIMIT: Final = 10
@@ -21,7 +22,7 @@ def is_inside(value: Any, bounds: Any) -> bool:
     """A time equal to a number, or inside `gt`, `gte`, `lt`, `lte`."""
     if value is None:
         return False
-    if not isinstance(bounds, dict):
+    if (given := as_obj(bounds)) is None:
         return value == bounds
     tests: dict[str, Callable[[int], bool]] = {
         "gt": lambda bound: value > bound,
@@ -29,7 +30,6 @@ def is_inside(value: Any, bounds: Any) -> bool:
         "lt": lambda bound: value < bound,
         "lte": lambda bound: value <= bound,
     }
-    given: dict[str, int] = dict(bounds)
     return all(tests[name](bound) for name, bound in given.items())
 
 
@@ -75,10 +75,7 @@ def same(*path: str) -> Match:
     """The member at a path is the value."""
 
     def match(_: World, obj: Obj, value: Any) -> bool:
-        found: Any = obj
-        for name in path:
-            found = found.get(name) if isinstance(found, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        return found == value
+        return at(obj, *path) == value
 
     return match
 
@@ -163,10 +160,7 @@ class Term:
     is_negated: bool
 
     def holds(self, obj: Obj) -> bool:
-        found: Any = obj
-        for name in self.path:
-            found = found.get(name) if isinstance(found, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        return self._compared(found) != self.is_negated
+        return self._compared(at(obj, *self.path)) != self.is_negated
 
     def _compared(self, found: Any) -> bool:
         if self.value is None:
@@ -174,7 +168,7 @@ class Term:
         if found is None:
             return False
         if self.sign == ":":
-            text = str(found).lower() if isinstance(found, bool) else str(found)  # pyright: ignore[reportUnknownArgumentType]
+            text = str(found).lower() if isinstance(found, bool) else str(found)
             return text == self.value
         if self.sign == "~":
             return self.value.lower() in str(found).lower()

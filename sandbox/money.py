@@ -4,12 +4,30 @@ from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
+from sandbox.shapes import Obj
 
 AMOUNT_MAX: Final = 99_999_999
 MINIMUM: Final = 50
 ZERO_DECIMAL: Final = frozenset(
-    "bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf".split()
+    [
+        "bif",
+        "clp",
+        "djf",
+        "gnf",
+        "jpy",
+        "kmf",
+        "krw",
+        "mga",
+        "pyg",
+        "rwf",
+        "ugx",
+        "vnd",
+        "vuv",
+        "xaf",
+        "xof",
+        "xpf",
+    ]
 )
 FEE_PERCENT: Final = Fraction(29, 1000)
 FEE_FIXED: Final = 30

@@ -9,10 +9,11 @@ from aiohttp import web
 
 from sandbox import cards
 from sandbox.account import Account
-from sandbox.errors import Obj, StripeError
+from sandbox.errors import StripeError
 from sandbox.money import ZERO_DECIMAL
 from sandbox.nouns import baskets, checkout_pays, invoicing, paying, portal, setup_intents
 from sandbox.nouns.subscribing import ENDED, items_of
+from sandbox.shapes import Obj, has_status
 
 CHOICES: Final = {
     "pm_card_visa": "4242 4242 4242 4242: pays",
@@ -127,7 +128,7 @@ class Pages:
                     self._complete(session, form)
                 except StripeError as error:
                     problem = str(error)
-                if session["status"] == "complete":
+                if has_status(session, "complete"):
                     return self._back(session)
                 if (url := self._question(session)) is not None:
                     return _go(url)

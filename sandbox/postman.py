@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from sandbox import schema
 from sandbox.calendar import iso
-from sandbox.errors import Obj
 from sandbox.nouns.meter_stream import emit_thin
+from sandbox.shapes import Obj
 from sandbox.world import World
 
 log: Final = logging.getLogger(__name__)

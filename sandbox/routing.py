@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 from sandbox import schema
-from sandbox.errors import Obj
+from sandbox.shapes import Obj
 from sandbox.world import World
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
+from sandbox.shapes import Obj, as_list, as_obj
 
 METADATA_KEYS_MAX: Final = 50
 METADATA_KEY_MAX: Final = 40
@@ -97,17 +98,17 @@ def _read(node: Obj, raw: Any, path: str) -> Any:
     if kind == "object":
         return _read_object(node, raw, path)
     if kind == "array":
-        if not isinstance(raw, list):
+        if (rows := as_list(raw)) is None:
             raise invalid(f"Invalid array: {path}", param=path)
-        return [_read(node["items"], one, f"{path}[{n}]") for n, one in enumerate(raw)]
+        return [_read(node["items"], one, f"{path}[{n}]") for n, one in enumerate(rows)]
     return _read_scalar(node, raw, path)
 
 
 def _read_any(options: list[Obj], raw: Any, path: str) -> Any:
     """By the form of what was sent: a map, a list, the empty string, or the first that fits."""
     choices = [resolve(option) for option in options]
-    shape = {dict: "object", list: "array"}.get(type(raw))
-    if shape is not None:
+    if isinstance(raw, dict | list):
+        shape = "object" if isinstance(raw, dict) else "array"
         fitting = [one for one in choices if one.get("type") == shape]
         if not fitting:
             raise invalid(f"Invalid {path}", param=path)
@@ -133,9 +134,8 @@ def _read_any(options: list[Obj], raw: Any, path: str) -> Any:
 
 
 def _read_object(node: Obj, raw: Any, path: str) -> Obj:
-    if not isinstance(raw, dict):
+    if (given := as_obj(raw)) is None:
         raise invalid(f"Invalid object: {path or 'the body'}", param=path or None)
-    given: Obj = {str(name): value for name, value in raw.items()}
     if "properties" not in node:
         return _read_map(node, given, path)
     properties: Obj = node["properties"]
@@ -252,20 +252,18 @@ def differences(node: Obj, value: Any, path: str = "") -> Iterator[str]:
     elif node.get("type") == "object":
         yield from _object_differences(node, value, path)
     elif node.get("type") == "array":
-        if not isinstance(value, list):
+        if (rows := as_list(value)) is None:
             yield f"{path}: no list"
-        else:
-            for number, one in enumerate(value):
-                yield from differences(node["items"], one, f"{path}[{number}]")
+        for number, one in enumerate(rows or []):
+            yield from differences(node["items"], one, f"{path}[{number}]")
     elif not _is_scalar(node, value):
         yield f"{path}: {value!r} is no {node.get('enum') or node.get('type')}"
 
 
 def _object_differences(node: Obj, value: Any, path: str) -> Iterator[str]:
-    if not isinstance(value, dict):
+    if (given := as_obj(value)) is None:
         yield f"{path}: no object"
         return
-    given: Obj = {str(name): inner for name, inner in value.items()}
     if "properties" not in node:
         inner: Obj | None = node.get("additionalProperties")
         for name, one in given.items() if inner else ():

@@ -148,11 +148,13 @@ async def running(
         await runner.cleanup()
 
 
-def _server(account: Account) -> web.Server[web.BaseRequest]:
-    app = App(account)
+def _server(account: Account) -> web.Server:
+    app, loop = App(account), asyncio.get_running_loop()
 
-    def factory(*args: Any) -> web.BaseRequest:
-        return web.BaseRequest(*args, client_max_size=BODY_BYTES_MAX)
+    def factory(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, loop, client_max_size=BODY_BYTES_MAX
+        )
 
     return web.Server(
         app.handle,

@@ -4,16 +4,17 @@ Nothing here waits, so a request is done as a whole or not at all as others see 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
 from sandbox import reactions, schema
-from sandbox.errors import Obj, missing
+from sandbox.errors import missing
 from sandbox.lives import LIVES
 from sandbox.settings import Settings
+from sandbox.shapes import Obj
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH: Final = 24
@@ -52,7 +53,7 @@ class World:
         return int(self._clock()) if self._frozen is None else self._frozen
 
     @contextmanager
-    def on_clock(self, clock_id: str | None) -> Iterator[None]:
+    def on_clock(self, clock_id: str | None) -> Generator[None]:
         """Let a test clock be the time."""
         before = self._frozen
         if clock_id is not None and (clock := self.table("test_helpers.test_clock").get(clock_id)):

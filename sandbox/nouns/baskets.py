@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.money import percent_of, spread
 from sandbox.nouns import catalogue, discounts, invoice_lines
+from sandbox.shapes import Obj, inside
 from sandbox.world import World, copied
 
 
@@ -14,7 +15,7 @@ def filled(world: World, given: Obj, mode: str) -> list[Obj]:
     for number, asked in enumerate(given.get("line_items") or []):
         param = f"line_items[{number}]"
         price = catalogue.price_from(world, asked, param)
-        recurring = price["recurring"] or {}
+        recurring = inside(price, "recurring")
         is_metered = recurring.get("usage_type") == "metered"
         if is_metered and "quantity" in asked:
             message = "Quantity should not be specified where usage_type is `metered`."

@@ -4,11 +4,12 @@ from decimal import Decimal
 from typing import Any
 
 from sandbox import money
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.expand import included
 from sandbox.lists import Readable, is_inside, readable, same
 from sandbox.money import check_currency
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj, inside
 from sandbox.world import World, merged_metadata, pick
 
 PRODUCT_PLAIN = (
@@ -22,7 +23,7 @@ def _in_list(world: World, obj: Obj, value: Any) -> bool:
 
 
 def _recurring(world: World, price: Obj, wanted: Any) -> bool:
-    recurring = price["recurring"] or {}
+    recurring = inside(price, "recurring")
     return all(recurring.get(name) == value for name, value in wanted.items())
 
 
@@ -268,7 +269,7 @@ def price_from(world: World, given: Obj, param: str) -> Obj:
     `is_own` (no parameter of Stripe's) lets whoever made such a price use it again.
     """
     if "price" in given or "plan" in given:
-        price = world.used("price", given.get("price", given.get("plan")), f"{param}[price]")
+        price = world.used("price", given.get("price") or given["plan"], f"{param}[price]")
         if not price["active"] and not given.get("is_own"):
             message = f"The price specified is inactive. ({price['id']})"
             raise invalid(message, param=f"{param}[price]")

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from sandbox.cards import MESSAGES
 from sandbox.calendar import DAY
-from sandbox.errors import Obj
+from sandbox.cards import MESSAGES
 from sandbox.expand import included
 from sandbox.lists import Readable, is_inside, readable
 from sandbox.money import fee
 from sandbox.nouns import payment_methods
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, copied, listed, merged_metadata, pick
 
 AVAILABLE_DAYS = 2

@@ -4,12 +4,13 @@ from typing import Any, Final
 
 from sandbox import agenda
 from sandbox.calendar import DAY
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.expand import included
 from sandbox.lists import Readable, page, readable
 from sandbox.nouns import baskets
 from sandbox.nouns.payment_intents import kinds_of
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj, at
 from sandbox.world import World, listed, merged_metadata, pick
 
 EXPIRES_SECONDS_MIN: Final = 1_800
@@ -28,7 +29,7 @@ PLAIN: Final = (
 
 
 def _by_email(world: World, session: Obj, wanted: Any) -> bool:
-    return (session["customer_details"] or {}).get("email") == wanted["email"]
+    return bool(at(session, "customer_details", "email") == wanted["email"])
 
 
 readable(

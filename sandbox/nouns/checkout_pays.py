@@ -3,19 +3,20 @@
 from typing import Any
 
 from sandbox import reactions
-from sandbox.errors import Obj, StripeError, declined, invalid
 from sandbox.cards import MESSAGES
+from sandbox.errors import StripeError, declined, invalid
 from sandbox.nouns import (
     baskets,
     customers,
     discounts,
     invoice_lines,
     invoicing,
-    payment_methods,
     paying,
+    payment_methods,
     setup_intents,
     subscribing,
 )
+from sandbox.shapes import Obj, at, has_status
 from sandbox.world import World, merged_metadata, pick
 
 EMAIL = "customer@example.com"
@@ -70,7 +71,7 @@ def _customer(world: World, session: Obj) -> Obj | None:
         session["mode"] != "payment"
         or session["customer_creation"] == "always"
         or data.get("setup_future_usage") is not None
-        or bool((session["invoice_creation"] or {}).get("enabled"))
+        or bool(at(session, "invoice_creation", "enabled"))
     )
     if not needed:
         return None
@@ -334,7 +335,7 @@ def _subscribe(
         world.note(intent["id"])["is_delayed"] = True
         world.move(sub, "active")
     invoicing.pay(world, invoice, method, off_session=False, passed=True)
-    paid = invoice["status"] == "paid"
+    paid = has_status(invoice, "paid")
     if not paid:
         world.note(intent["id"])["late_session"] = session["id"]
     _done(world, session, customer, "paid" if paid else "unpaid", **members)

@@ -1,11 +1,12 @@
 """Customers and their balance."""
 
-from sandbox.errors import Obj, invalid, missing
+from sandbox.errors import invalid, missing
 from sandbox.expand import included
 from sandbox.lists import Readable, is_inside, page, readable
 from sandbox.money import check_currency
 from sandbox.nouns import payment_methods
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, listed, merged_metadata, pick
 
 PLAIN = (

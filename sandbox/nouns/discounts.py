@@ -3,10 +3,11 @@
 from typing import Any
 
 from sandbox import calendar
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.lists import Readable, readable, same
 from sandbox.money import check_currency, percent_of, spread
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, merged_metadata, pick
 
 readable(Readable("coupon", "/v1/coupons", "coupon"))

@@ -2,11 +2,12 @@
 
 from sandbox import reactions
 from sandbox.calendar import DAY
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
 from sandbox.lists import Readable, readable
 from sandbox.money import DISPUTE_FEE
 from sandbox.nouns import charges
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, merged_metadata, pick
 
 RESPONSE_DAYS = 21
@@ -41,7 +42,7 @@ def open_dispute(
     """
     if charge["status"] != "succeeded" or charge["disputed"]:
         raise invalid("Only a paid charge without a dispute can be disputed.", param="charge")
-    amount = charge["amount"] if amount is None else amount
+    amount = int(charge["amount"] if amount is None else amount)
     if not 1 <= amount <= charge["amount"]:
         raise invalid("Invalid amount.", param="amount")
     dispute = world.make("dispute", "du")

@@ -4,10 +4,11 @@ from typing import Any
 
 from sandbox import schema
 from sandbox.calendar import iso
-from sandbox.errors import Obj, invalid
-from sandbox.lists import Readable, page, readable
+from sandbox.errors import invalid
+from sandbox.lists import Readable, readable
 from sandbox.nouns.meter_stream import emit_thin
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj, at
 from sandbox.world import World, merged_metadata, pick
 
 ENDPOINTS_MAX = 16
@@ -119,7 +120,7 @@ def list_events(world: World, call: Call) -> Obj:
 
 
 def _is_wanted(event: Obj, params: Obj) -> bool:
-    related: str | None = (event.get("related_object") or {}).get("id")
+    related: str | None = at(event, "related_object", "id")
     if (wanted := params.get("object_id")) is not None and related != wanted:
         return False
     return "types" not in params or event["type"] in params["types"]

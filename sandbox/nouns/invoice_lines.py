@@ -2,11 +2,10 @@
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
 
 from sandbox import money
-from sandbox.errors import Obj
 from sandbox.nouns import catalogue, discounts, meters
+from sandbox.shapes import Obj, at, ids_of
 from sandbox.world import World
 
 
@@ -158,7 +157,7 @@ def of_invoice_item(world: World, entry: Obj) -> Obj:
             },
             "subscription_item_details": None,
         }
-    price_id = (entry["pricing"] or {}).get("price_details", {}).get("price")
+    price_id = at(entry, "pricing", "price_details", "price")
     line = made(
         world,
         amount=entry["amount"],
@@ -229,7 +228,7 @@ def _discount(world: World, discount_id: str, lines: list[Obj]) -> int:
         else 0
         for line in lines
     ]
-    products = [(line["pricing"] or {}).get("price_details", {}).get("product") for line in lines]
+    products = [at(line, "pricing", "price_details", "product") for line in lines]
     parts = discounts.off(world, discount, amounts, products)
     for line, part in zip(lines, parts, strict=True):
         if part:
@@ -276,7 +275,7 @@ def _rates(world: World, invoice: Obj, line: Obj) -> list[Obj]:
         rates: list[Obj] = invoice["default_tax_rates"]
         return rates
     if invoice["automatic_tax"]["enabled"]:
-        price_id = (line["pricing"] or {}).get("price_details", {}).get("price")
+        price_id = at(line, "pricing", "price_details", "price")
         price = world.table("price").get(str(price_id), {})
         return [automatic_rate(world, inclusive=price.get("tax_behavior") == "inclusive")]
     return []
@@ -303,6 +302,6 @@ def automatic_rate(world: World, *, inclusive: bool) -> Obj:
     return world.get("tax_rate", known[key])
 
 
-def rates_of(world: World, ids: Any, param: str) -> list[Obj]:
+def rates_of(world: World, ids: list[str] | str | None, param: str) -> list[Obj]:
     """The tax rates that a request names."""
-    return [world.used("tax_rate", rate_id, param) for rate_id in ids or []]
+    return [world.used("tax_rate", rate_id, param) for rate_id in ids_of(ids)]

@@ -5,10 +5,11 @@ from typing import Any
 
 from sandbox import money
 from sandbox.calendar import DAY
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.lists import Readable, page, readable, same
 from sandbox.nouns import catalogue, discounts, invoice_lines, invoicing
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj, has_status
 from sandbox.world import World, merged_metadata, pick
 
 
@@ -158,7 +159,7 @@ def pay(world: World, call: Call) -> Obj:
     invoice, given = _invoice(world, call), call.params
     if invoice["status"] == "draft":
         invoicing.finalize(world, invoice)
-        if invoice["status"] == "paid":
+        if has_status(invoice, "paid"):
             return invoice
     if invoice["status"] == "paid":
         raise invalid("Invoice is already paid", code="invoice_already_paid")

@@ -4,9 +4,10 @@ from typing import Any
 
 from sandbox import agenda, reactions
 from sandbox.calendar import DAY
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
 from sandbox.expand import included
-from sandbox.nouns import customers, invoice_lines, payment_methods, paying
+from sandbox.nouns import customers, invoice_lines, paying, payment_methods
+from sandbox.shapes import Obj, at
 from sandbox.world import World, listed
 
 FINAL_ATTEMPT = "standin.invoice_given_up"
@@ -95,8 +96,7 @@ def parent_of(sub: Obj) -> Obj:
 
 def subscription_of(invoice: Obj) -> str | None:
     """The subscription that an invoice belongs to."""
-    details: Obj = (invoice["parent"] or {}).get("subscription_details") or {}
-    return details.get("subscription")
+    return at(invoice, "parent", "subscription_details", "subscription")
 
 
 def put_lines(world: World, invoice: Obj, lines: list[Obj]) -> None:
@@ -223,7 +223,7 @@ def intent_of(world: World, invoice: Obj) -> Obj | None:
 
 
 def method_for(world: World, invoice: Obj) -> Obj | None:
-    """The saved method that an invoice is charged to: its own, the subscription's, the customer's."""
+    """What an invoice is charged to: its own method, the subscription's, or the customer's."""
     sub = world.table("subscription").get(subscription_of(invoice) or "", {})
     customer = world.get("customer", invoice["customer"])
     settings = customer.get("invoice_settings", {})
@@ -322,7 +322,7 @@ def _failed_by(world: World, intent: Obj) -> None:
 def _failed(world: World, invoice: Obj) -> None:
     """A try has failed: there will be another one, or this was the last."""
     note, days = world.note(invoice["id"]), world.settings.dunning_days
-    tries = note["tries"] = note.get("tries", 0) + 1
+    tries = note["tries"] = int(note.get("tries", 0)) + 1
     is_first = invoice["billing_reason"] == "subscription_create"
     goes_on = (
         bool(invoice["auto_advance"])

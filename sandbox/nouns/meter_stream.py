@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from sandbox import agenda, reactions
 from sandbox.calendar import iso, seconds
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
 from sandbox.nouns import meters
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World
 
 TOKEN_SECONDS: Final = 900
@@ -122,14 +123,14 @@ def report(
     kind = "standin.meter_report"
     found = world.table(kind).get(key)
     if found is None:
-        found = {
+        made: Obj = {
             "id": key,
             "object": kind,
             "start": world.now,
             "end": world.now + world.settings.meter_report_seconds,
             "faults": [],
         }
-        world.store(found)
+        found = world.store(made)
     found["faults"].append({"code": code, "identifier": identifier, "sampled": sampled})
 
 

@@ -5,9 +5,10 @@ from decimal import Decimal
 from typing import Any, Final
 
 from sandbox.calendar import DAY, HOUR
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
 from sandbox.lists import Readable, is_inside, page, readable
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, pick
 
 PAST_DAYS_MAX: Final = 35

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from sandbox import agenda, cards
 from sandbox.calendar import DAY
 from sandbox.cards import Means
-from sandbox.errors import Obj, StripeError, declined, unexpected_state
+from sandbox.errors import StripeError, declined, unexpected_state
 from sandbox.nouns import charges, payment_methods
+from sandbox.shapes import Obj
 from sandbox.world import World, copied, pick
 
 CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")

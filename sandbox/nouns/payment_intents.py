@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from sandbox.errors import Obj, invalid, unexpected_state
+from sandbox.errors import invalid, unexpected_state
 from sandbox.lists import Readable, readable
 from sandbox.money import check_amount, check_currency
-from sandbox.nouns import payment_methods, paying
+from sandbox.nouns import paying, payment_methods
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, merged_metadata, pick
 
 PLAIN = (

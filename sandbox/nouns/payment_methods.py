@@ -5,9 +5,10 @@ from typing import Any
 
 from sandbox import cards
 from sandbox.cards import MEANS, Means
-from sandbox.errors import Obj, declined, invalid
+from sandbox.errors import declined, invalid
 from sandbox.lists import Readable, page, readable
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, copied, merged_metadata, pick
 
 readable(Readable("payment_method", "/v1/payment_methods", "payment_method"))

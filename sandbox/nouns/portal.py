@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.lists import Readable, readable
 from sandbox.nouns import payment_methods, subscriptions
 from sandbox.nouns.subscribing import ENDED, items_of
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj, inside, objs_of
 from sandbox.world import World, merged_metadata, pick
 
 readable(
@@ -50,10 +51,12 @@ ALL_ON: Obj = {
 def _features(asked: Obj, before: Obj | None = None) -> Obj:
     made: Obj = {}
     for name, off in OFF.items():
-        given = {key: [] if value == "" else value for key, value in asked.get(name, {}).items()}
+        given: Obj = {
+            key: [] if value == "" else value for key, value in inside(asked, name).items()
+        }
         if name == "subscription_update":
-            given["products"] = [_product(one) for one in given.get("products", [])]
-        made[name] = {**off, **((before or {}).get(name) or {}), **given}
+            given["products"] = [_product(one) for one in objs_of(given.get("products"))]
+        made[name] = {**off, **inside(before or {}, name), **given}
     return made
 
 

@@ -1,7 +1,8 @@
 """What an invoice would be: the change is really made, in a fork of the world."""
 
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.nouns import (
+    customers,
     discounts,
     invoice_lines,
     invoices,
@@ -11,6 +12,7 @@ from sandbox.nouns import (
     subscribing,
 )
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj, objs_of
 from sandbox.world import World
 
 
@@ -30,7 +32,7 @@ def preview(world: World, call: Call) -> Obj:
         with fork.on_clock(fork.clock_of(customer)):
             invoice, at = _of_new(fork, customer, given, details)
     if "discounts" in given:
-        asked = given["discounts"] or []
+        asked = objs_of(given["discounts"])
         redeemed = discounts.redeem(fork, asked, customer=invoice["customer"])
         invoice["discounts"] = [one["id"] for one in redeemed]
     if "automatic_tax" in given:
@@ -46,8 +48,6 @@ def _customer(fork: World, given: Obj) -> Obj:
         raise invalid(
             "Missing required param: customer.", param="customer", code="parameter_missing"
         )
-    from sandbox.nouns import customers
-
     return fork.store(customers.made(fork))
 
 
@@ -118,7 +118,7 @@ def _of_new(fork: World, customer: Obj, given: Obj, details: Obj) -> tuple[Obj, 
 
 def _add_items(fork: World, customer: str, given: Obj, sub_id: str | None) -> None:
     """Invoice items that are only in the question."""
-    for asked in given.get("invoice_items") or []:
+    for asked in objs_of(given.get("invoice_items")):
         if "price" in asked:
             asked = {**asked, "pricing": {"price": asked["price"]}}
         entry = invoices.item(fork, fork.get("customer", customer), asked)

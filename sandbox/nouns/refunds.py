@@ -2,10 +2,11 @@
 
 from sandbox import agenda
 from sandbox.calendar import DAY
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
 from sandbox.lists import Readable, readable
 from sandbox.nouns import charges
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, merged_metadata, pick
 
 readable(Readable("refund", "/v1/refunds", "refund"))
@@ -50,7 +51,7 @@ def refund(
     Raises StripeError 400 for more than is left and for a charge that a dispute has taken.
     """
     left = charge["amount_captured"] - charge["amount_refunded"]
-    amount = left if amount is None else amount
+    amount = int(left if amount is None else amount)
     _check(world, charge, amount, left)
     means = charges.means_of(world, charge)
     if status is None:

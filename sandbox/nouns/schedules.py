@@ -1,11 +1,12 @@
 """Subscription schedules: phases that change a subscription when they begin."""
 
 from sandbox import agenda, calendar, reactions
-from sandbox.errors import Obj, invalid
+from sandbox.errors import invalid
 from sandbox.lists import Readable, is_inside, readable
 from sandbox.nouns import catalogue, sub_changes, sub_clock, subscribing, subscriptions
 from sandbox.nouns.subscribing import items_of
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj, objs_of
 from sandbox.world import World, copied, merged_metadata, pick
 
 readable(
@@ -143,7 +144,7 @@ def _phase(world: World, currency: str, given: Obj, start: int, end: int) -> Obj
         "description": given.get("description"),
         "discounts": [
             {"coupon": one.get("coupon"), "discount": None, "promotion_code": None}
-            for one in given.get("discounts") or []
+            for one in objs_of(given.get("discounts"))
         ],
         "end_date": end,
         "invoice_settings": None,

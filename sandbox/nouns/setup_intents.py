@@ -1,11 +1,12 @@
 """Setup intents: saving a card without paying."""
 
 from sandbox import cards
-from sandbox.errors import Obj, declined, invalid, unexpected_state
+from sandbox.errors import declined, invalid, unexpected_state
 from sandbox.lists import Readable, readable
 from sandbox.nouns import payment_methods
 from sandbox.nouns.payment_intents import kinds_of
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, copied, merged_metadata, pick
 
 readable(Readable("setup_intent", "/v1/setup_intents", "intent"))

@@ -6,10 +6,11 @@ A credit is what was really charged for the rest of the period, a debit the new 
 
 from sandbox import reactions
 from sandbox.calendar import HOUR
-from sandbox.errors import Obj, StripeError, invalid, missing
+from sandbox.errors import StripeError, invalid, missing
 from sandbox.money import share
 from sandbox.nouns import invoice_lines, invoicing, paying, subscribing
 from sandbox.nouns.subscribing import is_metered, items_of, price_of, set_period
+from sandbox.shapes import Obj
 from sandbox.world import World, copied, pick
 
 PENDING_SECONDS = 23 * HOUR
@@ -111,8 +112,8 @@ def _replan(world: World, item: Obj, given: Obj, param: str) -> None:
             raise invalid("Invalid quantity.", param=f"{param}[quantity]")
         item["quantity"] = given["quantity"]
     if "tax_rates" in given:
-        rates = given["tax_rates"] or []
-        item["tax_rates"] = invoice_lines.rates_of(world, rates, f"{param}[tax_rates]")
+        rates = invoice_lines.rates_of(world, given["tax_rates"], f"{param}[tax_rates]")
+        item["tax_rates"] = rates
     if given.get("metadata"):
         item["metadata"] = {**item["metadata"], **given["metadata"]}
 

@@ -2,9 +2,9 @@
 
 from sandbox import agenda
 from sandbox.calendar import DAY
-from sandbox.errors import Obj
 from sandbox.nouns import invoice_lines, invoicing, sub_changes, subscribing
 from sandbox.nouns.subscribing import ENDED, is_metered, items_of, set_period
+from sandbox.shapes import Obj, at
 from sandbox.world import World, copied
 
 RUNNING = ("active", "past_due", "unpaid", "trialing")
@@ -189,7 +189,7 @@ def turn(world: World, sub: Obj, at: int, *, was_trial: bool) -> Obj:
 
 def _let_advance(world: World, sub: Obj, invoice: Obj) -> None:
     """Whether the draft goes on by itself."""
-    behavior = (sub["pause_collection"] or {}).get("behavior")
+    behavior = at(sub, "pause_collection", "behavior")
     if sub["status"] == "unpaid" or behavior == "keep_as_draft":
         invoice["auto_advance"] = False
         return

@@ -3,17 +3,18 @@
 from typing import Any
 
 from sandbox import calendar, reactions
-from sandbox.errors import Obj, StripeError, declined, invalid
 from sandbox.cards import MESSAGES
+from sandbox.errors import StripeError, declined, invalid
 from sandbox.nouns import (
     catalogue,
     discounts,
     invoice_lines,
     invoicing,
-    payment_methods,
     paying,
+    payment_methods,
     setup_intents,
 )
+from sandbox.shapes import Obj, at
 from sandbox.world import World, copied, listed, merged_metadata, pick
 
 ENDED = ("canceled", "incomplete_expired")
@@ -204,10 +205,10 @@ def set_end(world: World, sub: Obj, given: Obj) -> None:
         words = {"min_period_end": min(ends), "max_period_end": max(ends), "": None}
         words["max_billed_until"] = max(ends)
         asked = given["cancel_at"]
-        at = words[asked] if asked in words else asked
-        if at is not None and at <= world.now:
+        ends_at = words.get(asked, asked)
+        if ends_at is not None and ends_at <= world.now:
             raise invalid("cancel_at must be in the future.", param="cancel_at")
-        sub.update(cancel_at=at, cancel_at_period_end=False)
+        sub.update(cancel_at=ends_at, cancel_at_period_end=False)
     if sub["cancel_at"] is None:
         sub["canceled_at"] = None
     elif sub["canceled_at"] is None:
@@ -238,7 +239,7 @@ def first_invoice(world: World, sub: Obj, given: Obj) -> Obj:
         lines = advance_lines(world, sub, items)
     add_waiting(world, sub, given.get("add_invoice_items") or [])
     lines += invoicing.take_pending(world, invoice, sub=sub["id"])
-    save = (sub["payment_settings"] or {}).get("save_default_payment_method")
+    save = at(sub, "payment_settings", "save_default_payment_method")
     if save == "on_subscription":
         world.note(invoice["id"])["setup_future_usage"] = "off_session"
     invoicing.put_lines(world, invoice, lines)
@@ -372,7 +373,7 @@ def _keep_method(world: World, sub: Obj, invoice: Obj) -> None:
     intent = invoicing.intent_of(world, invoice)
     if intent is None or intent["payment_method"] is None:
         return
-    save = (sub["payment_settings"] or {}).get("save_default_payment_method")
+    save = at(sub, "payment_settings", "save_default_payment_method")
     if save == "on_subscription" and sub["default_payment_method"] is None:
         method = world.get("payment_method", intent["payment_method"])
         if method["customer"] is None:

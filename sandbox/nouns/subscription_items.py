@@ -1,10 +1,11 @@
 """Items of subscriptions, one by one: each change is a change of the subscription."""
 
-from sandbox.errors import Obj, missing
+from sandbox.errors import missing
 from sandbox.lists import page
 from sandbox.nouns import subscriptions
 from sandbox.nouns.subscribing import items_of
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World
 
 ITEM = ("price", "plan", "price_data", "quantity", "metadata", "tax_rates", "discounts")

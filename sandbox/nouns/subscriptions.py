@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
 from sandbox.lists import Readable, is_inside, readable
 from sandbox.nouns import (
     discounts,
@@ -16,6 +16,7 @@ from sandbox.nouns import (
 )
 from sandbox.nouns.subscribing import ENDED, items_of
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World, copied, merged_metadata, pick
 
 STRUCTURAL = frozenset({"items", "trial_end", "billing_cycle_anchor", "add_invoice_items"})
@@ -124,14 +125,14 @@ def change(world: World, sub: Obj, given: Obj) -> Obj:
         )
     is_structural = bool(given.keys() & STRUCTURAL)
     behavior = given.get("payment_behavior", "allow_incomplete")
-    if is_structural and behavior in ("error_if_incomplete", "pending_if_incomplete"):
-        if not sub_changes.would_pay(world, sub, given):
-            if behavior == "error_if_incomplete":
-                method = subscribing.default_method(world, sub)
-                off_session = bool(given.get("off_session"))
-                subscribing.check_payable(world, method, off_session=off_session)
-            sub_changes.hold_back(world, sub, given)
-            return sub
+    wants_money = is_structural and behavior in ("error_if_incomplete", "pending_if_incomplete")
+    if wants_money and not sub_changes.would_pay(world, sub, given):
+        if behavior == "error_if_incomplete":
+            method = subscribing.default_method(world, sub)
+            off_session = bool(given.get("off_session"))
+            subscribing.check_payable(world, method, off_session=off_session)
+        sub_changes.hold_back(world, sub, given)
+        return sub
     before = copied(sub)
     _change_members(world, sub, given)
     invoice = sub_changes.apply(world, sub, given) if is_structural else None

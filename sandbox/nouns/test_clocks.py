@@ -4,9 +4,10 @@ from typing import Final
 
 from sandbox import agenda
 from sandbox.calendar import DAY
-from sandbox.errors import Obj, StripeError, invalid
+from sandbox.errors import StripeError, invalid
 from sandbox.lists import Readable, readable
 from sandbox.routing import Call, route
+from sandbox.shapes import Obj
 from sandbox.world import World
 
 KIND: Final = "test_helpers.test_clock"
