@@ -131,7 +131,7 @@ def _take(world: World, intent: Obj, method: Obj) -> Obj:
         note["settles_at"] = world.now + world.settings.delayed_days * DAY
         note["settles"] = means.settles
         world.emit("charge.pending", charge)
-        details = {"type": method["type"]}
+        details = {"type": "card", "card": {}} if method["type"] == "card" else None
         return world.move(intent, "processing", processing=details)
     if intent["capture_method"] == "manual":
         charges.succeed(world, charge, is_captured=False)
