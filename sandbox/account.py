@@ -109,6 +109,7 @@ class Account:
         Deliveries of an instant are tried before the next one.
         """
         steps = 0
+        await self.postman.drain()
         while steps < STEPS_MAX:
             due, delivery = agenda.soonest(self.world), self.postman.next_due()
             times = [*([due[0]] if due else []), *([delivery] if delivery is not None else [])]
@@ -130,8 +131,7 @@ class Account:
 
     def dump(self) -> Obj:
         return {
-            "time": self.clock.now(),
-            "is_ticking": self.clock.is_ticking,
+            "clock": self.clock.dump(),
             "keys": msgspec.to_builtins(self.keys),
             "seed": self.world.seed,
             "world": self.world.dump(),
@@ -141,7 +141,7 @@ class Account:
 
     def load(self, dumped: Obj) -> None:
         """Take over what was dumped; the time goes on from there."""
-        self.clock.forward(dumped["time"])
+        self.clock.restore(dumped["clock"])
         self.world.seed = dumped["seed"]
         self.world.load(dumped["world"])
         self.postman.deliveries[:] = msgspec.convert(dumped["deliveries"], list[Delivery])

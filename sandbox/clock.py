@@ -14,6 +14,15 @@ class Clock:
     def now(self) -> float:
         return self._base + (time.monotonic() - self._set_at if self.is_ticking else 0.0)
 
+    def dump(self) -> dict[str, float]:
+        """The time, and when that was."""
+        return {"now": self.now(), "real": time.time()}
+
+    def restore(self, dumped: dict[str, float]) -> None:
+        """Go on from what was dumped: a clock that ticks has ticked meanwhile."""
+        passed = max(0.0, time.time() - dumped["real"]) if self.is_ticking else 0.0
+        self._base, self._set_at = dumped["now"] + passed, time.monotonic()
+
     def forward(self, to: float) -> None:
         """Set the time; an earlier one than now leaves it."""
         if to > self.now():

@@ -61,6 +61,9 @@ class Asked:
         except UnicodeDecodeError as error:
             raise invalid("The body is not UTF-8.") from error
         self.raw = forms.parse_form(body if self.method == "POST" else query or body)
+        if self.is_v2:
+            # The library says so which helper of its own made the request.
+            self.raw.pop("usage", None)
 
 
 def _json(body: bytes) -> Obj:

@@ -115,7 +115,7 @@ async def running(
 ) -> AsyncGenerator[Sandbox]:
     """Serve a stand-in until the block ends. Port 0 finds a free one.
 
-    `start` is its time at first, now if it is left out; without `is_ticking` time stands still but
+    `start` is its earliest time, at first now if it is left out; without `is_ticking` time stands still but
     for `POST /_sandbox/clock`. `seed` makes ids repeatable. `state_file` is read if it is there and
     kept up to date: objects, time, keys; `keys` win over those of the file.
     Raises OSError if the port is taken, ValueError for a file with other content.
@@ -133,7 +133,9 @@ async def running(
     )
     if found is not None:
         account.load(found)
-    runner = web.ServerRunner(_server(account))
+        if start is not None:
+            clock.forward(start.timestamp())
+    runner = web.ServerRunner(_server(account), shutdown_timeout=STOP_SECONDS_MAX)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

@@ -57,7 +57,7 @@ def draft(
         customer_tax_exempt=customer.get("tax_exempt"),
         customer_tax_ids=[],
         default_tax_rates=list(source.get("default_tax_rates") or []),
-        discounts=list(source.get("discounts") or []),
+        discounts=[one for one in source.get("discounts") or [] if _is_running(world, one)],
         issuer={"type": "self"},
         lines=listed([], f"/v1/invoices/{invoice['id']}/lines"),
         metadata={},
@@ -84,6 +84,11 @@ def draft(
         invoice["due_date"] = world.now + (source["days_until_due"] or 30) * DAY
     invoice.update(members)
     return invoice
+
+
+def _is_running(world: World, discount_id: str) -> bool:
+    end = world.get("discount", discount_id)["end"]
+    return end is None or end > world.now
 
 
 def parent_of(sub: Obj) -> Obj:

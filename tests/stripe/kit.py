@@ -137,7 +137,7 @@ class Kit:
         ) as answer:
             return answer.status, await answer.json()
 
-    async def do(self, path: str, **body: Any) -> Any:
+    async def do(self, path: str, /, **body: Any) -> Any:
         """POST to the control plane; a good answer."""
         status, answer = await self.ask("POST", path, body)
         assert status == 200, answer
