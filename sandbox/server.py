@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from sandbox import nouns
+from sandbox import control_machine, control_people, nouns
 from sandbox.account import Account, read_file, write_file
 from sandbox.clock import Clock
 from sandbox.control import Control
@@ -34,7 +34,8 @@ STOP_SECONDS_MAX: Final = 1.0
 """For requests that are running when it is stopped."""
 TICK_SECONDS: Final = 0.5
 SAVE_SECONDS: Final = 2.0
-NOUNS: Final = nouns.__all__
+ROUTES: Final = (control_machine, control_people, nouns)
+"""Modules whose import puts their routes in place."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ async def running(
 ) -> AsyncGenerator[Sandbox]:
     """Serve a stand-in until the block ends. Port 0 finds a free one.
 
-    `start` is its earliest time, at first now if it is left out; without `is_ticking` time stands still but
-    for `POST /_sandbox/clock`. `seed` makes ids repeatable. `state_file` is read if it is there and
-    kept up to date: objects, time, keys; `keys` win over those of the file.
+    `start` is its earliest time, at first now if it is left out; without `is_ticking` time stands
+    still but for `POST /_sandbox/clock`. `seed` makes ids repeatable. `state_file` is read if it is
+    there and kept up to date: objects, time, keys; `keys` win over those of the file.
     Raises OSError if the port is taken, ValueError for a file with other content.
     """
     found = None if state_file is None else read_file(state_file)

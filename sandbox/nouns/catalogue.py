@@ -57,6 +57,7 @@ readable(
 
 @route("POST /v1/products")
 def create_product(world: World, call: Call) -> Obj:
+    """A product, with its default price if one is described."""
     given = call.params
     if (wanted := given.get("id")) is not None and world.any(wanted) is not None:
         raise invalid(
@@ -291,6 +292,7 @@ def price_from(world: World, given: Obj, param: str) -> Obj:
 
 @route("POST /v1/tax_rates")
 def create_tax_rate(world: World, call: Call) -> Obj:
+    """A rate that items and invoices can name."""
     given = call.params
     rate = world.make(
         "tax_rate",

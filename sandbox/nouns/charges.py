@@ -185,6 +185,7 @@ def update(world: World, call: Call) -> Obj:
 
 @route("GET /v1/balance")
 def balance(world: World, call: Call) -> Obj:
+    """What the account has, and what is on its way to it."""
     sums: dict[str, dict[str, int]] = {"available": {}, "pending": {}}
     for one in world.every("balance_transaction"):
         part = sums[_with_status(world, one)["status"]]

@@ -44,6 +44,7 @@ readable(
 
 @route("POST /v1/checkout/sessions")
 def create(world: World, call: Call) -> Obj:
+    """A session that is open for a day, or until it is completed."""
     given = call.params
     mode, ui_mode = _modes(given)
     customer = None

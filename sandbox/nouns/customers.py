@@ -23,6 +23,7 @@ readable(
 
 @route("POST /v1/customers")
 def create(world: World, call: Call) -> Obj:
+    """A customer; with a payment method, if one is named, saved for it."""
     given = call.params
     if (clock := given.get("test_clock")) is not None:
         world.used("test_helpers.test_clock", clock, "test_clock")
@@ -160,6 +161,7 @@ def move_balance(world: World, customer: Obj, amount: int, currency: str, **memb
 
 @route("POST /v1/customers/{customer}/balance_transactions")
 def adjust_balance(world: World, call: Call) -> Obj:
+    """Give credit (negative) or take it away."""
     customer, given = _not_deleted(world, call.id), call.params
     currency = check_currency(given["currency"])
     if customer["currency"] not in (None, currency):

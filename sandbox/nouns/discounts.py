@@ -23,6 +23,7 @@ readable(
 
 @route("POST /v1/coupons")
 def create_coupon(world: World, call: Call) -> Obj:
+    """A percentage or an amount off, once, for some months or for ever."""
     given = call.params
     if ("percent_off" in given) == ("amount_off" in given):
         raise invalid("You must set either percent_off or amount_off.", param="percent_off")
@@ -62,6 +63,7 @@ def delete_coupon(world: World, call: Call) -> Obj:
 
 @route("POST /v1/promotion_codes")
 def create_code(world: World, call: Call) -> Obj:
+    """A code that customers type to get a coupon."""
     given = call.params
     coupon = world.used("coupon", given["promotion"].get("coupon", ""), "promotion[coupon]")
     text = given.get("code", world.secret(8).upper())

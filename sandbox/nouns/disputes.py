@@ -143,6 +143,7 @@ def _check_in(dispute: Obj, *allowed: str) -> None:
 
 @route("POST /v1/disputes/{dispute}")
 def update(world: World, call: Call) -> Obj:
+    """Evidence. Submitting it ends in review, or decides at once by its magic words."""
     dispute, given = world.get("dispute", call.id), call.params
     change: Obj = given.get("evidence", {})
     evidence = {**dispute["evidence"], **pick(change, *EVIDENCE)}

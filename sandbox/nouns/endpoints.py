@@ -156,6 +156,7 @@ def _seen(destination: Obj, included: list[str]) -> Obj:
 
 @route("POST /v2/core/event_destinations")
 def create_destination(world: World, call: Call) -> Obj:
+    """A place for events of API v2; its secret only if that is asked for."""
     given = call.params
     url: str = given.get("webhook_endpoint", {}).get("url", "")
     if given["type"] != "webhook_endpoint":

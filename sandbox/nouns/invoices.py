@@ -7,7 +7,7 @@ from sandbox import money
 from sandbox.calendar import DAY
 from sandbox.errors import invalid
 from sandbox.lists import Readable, page, readable, same
-from sandbox.nouns import catalogue, discounts, invoice_lines, invoicing
+from sandbox.nouns import catalogue, discounts, invoice_ends, invoice_lines, invoicing
 from sandbox.routing import Call, route
 from sandbox.shapes import Obj, has_status
 from sandbox.world import World, merged_metadata, pick
@@ -49,6 +49,7 @@ def _invoice(world: World, call: Call) -> Obj:
 
 @route("POST /v1/invoices")
 def create(world: World, call: Call) -> Obj:
+    """A draft, with the waiting items if those are asked for."""
     given = call.params
     if "customer" not in given:
         raise invalid(
@@ -99,6 +100,7 @@ def create(world: World, call: Call) -> Obj:
 
 @route("POST /v1/invoices/{invoice}")
 def update(world: World, call: Call) -> Obj:
+    """A draft can change; of a final invoice only what its life after needs."""
     invoice, given = _invoice(world, call), call.params
     allowed = {"metadata", "auto_advance", "expand", "default_payment_method", "description"}
     if invoice["status"] != "draft" and given.keys() - allowed:
@@ -156,6 +158,7 @@ def _check_draft(invoice: Obj) -> None:
 
 @route("POST /v1/invoices/{invoice}/pay")
 def pay(world: World, call: Call) -> Obj:
+    """Finalise if needed and take the money at once."""
     invoice, given = _invoice(world, call), call.params
     if invoice["status"] == "draft":
         invoicing.finalize(world, invoice)
@@ -187,12 +190,12 @@ def send(world: World, call: Call) -> Obj:
 
 @route("POST /v1/invoices/{invoice}/void")
 def void(world: World, call: Call) -> Obj:
-    return invoicing.void(world, _invoice(world, call))
+    return invoice_ends.void(world, _invoice(world, call))
 
 
 @route("POST /v1/invoices/{invoice}/mark_uncollectible")
 def mark_uncollectible(world: World, call: Call) -> Obj:
-    return invoicing.mark_uncollectible(world, _invoice(world, call))
+    return invoice_ends.mark_uncollectible(world, _invoice(world, call))
 
 
 # Invoice items
@@ -200,6 +203,7 @@ def mark_uncollectible(world: World, call: Call) -> Obj:
 
 @route("POST /v1/invoiceitems")
 def create_item(world: World, call: Call) -> Obj:
+    """An item that waits for the next invoice, or goes on a draft."""
     given = call.params
     if "customer" not in given:
         raise invalid(

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from sandbox import agenda, reactions
+from sandbox import reactions
 from sandbox.calendar import DAY
 from sandbox.errors import StripeError, invalid
 from sandbox.expand import included
 from sandbox.nouns import customers, invoice_lines, paying, payment_methods
-from sandbox.shapes import Obj, at
+from sandbox.shapes import Obj, at, ids_of
 from sandbox.world import World, listed
 
 FINAL_ATTEMPT = "standin.invoice_given_up"
@@ -41,13 +41,7 @@ def draft(
         attempt_count=0,
         attempted=False,
         auto_advance=True,
-        automatic_tax={
-            "disabled_reason": None,
-            "enabled": bool(source.get("automatic_tax", {}).get("enabled")),
-            "liability": None,
-            "provider": None,
-            "status": None,
-        },
+        automatic_tax=_automatic_tax(bool(source.get("automatic_tax", {}).get("enabled"))),
         billing_reason=reason,
         collection_method=source.get("collection_method", "charge_automatically"),
         currency=currency,
@@ -57,16 +51,14 @@ def draft(
         customer_tax_exempt=customer.get("tax_exempt"),
         customer_tax_ids=[],
         default_tax_rates=list(source.get("default_tax_rates") or []),
-        discounts=[one for one in source.get("discounts") or [] if _is_running(world, one)],
+        discounts=[one for one in ids_of(source.get("discounts")) if _is_running(world, one)],
         issuer={"type": "self"},
         lines=listed([], f"/v1/invoices/{invoice['id']}/lines"),
         metadata={},
         parent=None if sub is None else parent_of(sub),
-        payment_settings={
-            "default_mandate": None,
-            "payment_method_options": None,
-            "payment_method_types": None,
-        },
+        payment_settings=dict.fromkeys(
+            ("default_mandate", "payment_method_options", "payment_method_types")
+        ),
         period_end=end,
         period_start=start,
         post_payment_credit_notes_amount=0,
@@ -84,6 +76,16 @@ def draft(
         invoice["due_date"] = world.now + (source["days_until_due"] or 30) * DAY
     invoice.update(members)
     return invoice
+
+
+def _automatic_tax(enabled: bool) -> Obj:
+    return {
+        "disabled_reason": None,
+        "enabled": enabled,
+        "liability": None,
+        "provider": None,
+        "status": None,
+    }
 
 
 def _is_running(world: World, discount_id: str) -> bool:
@@ -252,7 +254,7 @@ def pay(
         return invoice
     invoice.update(attempt_count=invoice["attempt_count"] + 1, attempted=True)
     if method is None:
-        _failed(world, invoice)
+        failed(world, invoice)
         raise invalid(
             "This customer has no attached payment source or default payment method. Please "
             "consider adding a default payment method.",
@@ -321,10 +323,10 @@ def _asked_by(world: World, intent: Obj) -> None:
 def _failed_by(world: World, intent: Obj) -> None:
     invoice_id = world.note(intent["id"]).get("invoice")
     if invoice_id is not None:
-        _failed(world, world.get("invoice", invoice_id))
+        failed(world, world.get("invoice", invoice_id))
 
 
-def _failed(world: World, invoice: Obj) -> None:
+def failed(world: World, invoice: Obj) -> None:
     """A try has failed: there will be another one, or this was the last."""
     note, days = world.note(invoice["id"]), world.settings.dunning_days
     tries = note["tries"] = int(note.get("tries", 0)) + 1
@@ -342,89 +344,6 @@ def _failed(world: World, invoice: Obj) -> None:
     world.react(FAILED, invoice)
     if goes_on and next_at is None:
         world.react(FINAL_ATTEMPT, invoice)
-
-
-# Ending without money
-
-
-def void(world: World, invoice: Obj) -> Obj:
-    """Take an invoice back. Raises StripeError 400 if it is not open."""
-    if invoice["status"] not in ("open", "uncollectible"):
-        raise invalid("You can only pass in open or uncollectible invoices to void.")
-    _close_payment(world, invoice)
-    transitions = {**invoice["status_transitions"], "voided_at": world.now}
-    return world.move(invoice, "void", next_payment_attempt=None, status_transitions=transitions)
-
-
-def mark_uncollectible(world: World, invoice: Obj, reason: str = "user_forgiven") -> Obj:
-    """Give an invoice up. It can still be paid."""
-    if invoice["status"] != "open":
-        raise invalid("You can only mark open invoices as uncollectible.")
-    transitions = {**invoice["status_transitions"], "marked_uncollectible_at": world.now}
-    return world.move(
-        invoice,
-        "uncollectible",
-        next_payment_attempt=None,
-        status_details={"uncollectible": {"reason": reason}},
-        status_transitions=transitions,
-    )
-
-
-def _close_payment(world: World, invoice: Obj) -> None:
-    intent = intent_of(world, invoice)
-    if intent is None:
-        return
-    payment = world.get("invoice_payment", world.note(invoice["id"])["payment"])
-    transitions = {**payment["status_transitions"], "canceled_at": world.now}
-    world.move(payment, "canceled", status_transitions=transitions)
-    if intent["status"] in (*paying.CONFIRMABLE, "requires_capture"):
-        paying.cancel(world, intent, "void_invoice")
-
-
-# By the clock
-
-
-def _due(world: World, invoice: Obj) -> int | None:
-    if invoice["status"] == "draft":
-        return invoice["automatically_finalizes_at"] if invoice["auto_advance"] else None
-    if invoice["status"] != "open":
-        return None
-    if invoice["next_payment_attempt"] is not None and invoice["auto_advance"]:
-        return invoice["next_payment_attempt"]
-    if invoice["due_date"] is not None and not world.note(invoice["id"]).get("is_overdue"):
-        return invoice["due_date"]
-    return None
-
-
-def _act(world: World, invoice: Obj) -> None:
-    if invoice["status"] == "draft":
-        finalize_and_collect(world, invoice)
-    elif invoice["next_payment_attempt"] is not None and invoice["auto_advance"]:
-        invoice["next_payment_attempt"] = None
-        collect(world, invoice)
-    else:
-        world.note(invoice["id"])["is_overdue"] = True
-        world.emit("invoice.overdue", invoice)
-        world.react(FAILED, invoice)
-
-
-def finalize_and_collect(world: World, invoice: Obj) -> Obj:
-    """What the clock does with a draft, by the way of collection and a pause of it."""
-    pause = world.note(invoice["id"]).get("pause")
-    finalize(world, invoice)
-    if invoice["status"] != "open":
-        return invoice
-    if pause == "void":
-        return void(world, invoice)
-    if pause == "mark_uncollectible":
-        return mark_uncollectible(world, invoice, "subscription_paused")
-    if invoice["collection_method"] == "send_invoice":
-        world.emit("invoice.sent", invoice)
-        return invoice
-    return collect(world, invoice)
-
-
-agenda.register("invoice", _due, _act)
 
 
 def usable_method(world: World, name: str, customer: str) -> Obj:

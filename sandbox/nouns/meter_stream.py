@@ -51,6 +51,7 @@ def create(world: World, call: Call) -> Obj:
 
 @route("POST /v2/billing/meter_event_adjustments")
 def adjust(world: World, call: Call) -> Obj:
+    """Take an event back."""
     given = call.params
     identifier = given["cancel"]["identifier"]
     meters.cancel_event(world, given["event_name"], identifier, param="cancel.identifier")
@@ -95,6 +96,7 @@ def check_token(world: World, token: str) -> None:
 
 @route("POST /v2/billing/meter_event_stream")
 def stream(world: World, call: Call) -> Obj:
+    """Take all events; what cannot be counted is reported later."""
     events: list[Obj] = call.params["events"]
     if not 1 <= len(events) <= BATCH_MAX:
         raise invalid(f"Between 1 and {BATCH_MAX} events.", param="events")

@@ -46,6 +46,7 @@ readable(
 
 @route("POST /v1/billing/meters")
 def create(world: World, call: Call) -> Obj:
+    """A meter. Two active ones cannot listen to one event name."""
     given = call.params
     if any(
         meter["event_name"] == given["event_name"]
@@ -271,6 +272,7 @@ def total(
 
 @route("GET /v1/billing/meters/{id}/event_summaries")
 def summaries(world: World, call: Call) -> Obj:
+    """Sums for windows of time, newest first; windows without usage are left out."""
     meter, given = world.get("billing.meter", call.ids["id"]), call.params
     start, end, window = given["start_time"], given["end_time"], given.get("value_grouping_window")
     unit = {"hour": HOUR, "day": DAY}.get(str(window), 60)

@@ -131,7 +131,8 @@ def _take(world: World, intent: Obj, method: Obj) -> Obj:
         note["settles_at"] = world.now + world.settings.delayed_days * DAY
         note["settles"] = means.settles
         world.emit("charge.pending", charge)
-        details = {"type": "card", "card": {}} if method["type"] == "card" else None
+        is_card = method["type"] == "card"
+        details: Obj | None = {"type": "card", "card": {}} if is_card else None
         return world.move(intent, "processing", processing=details)
     if intent["capture_method"] == "manual":
         charges.succeed(world, charge, is_captured=False)

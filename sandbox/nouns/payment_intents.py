@@ -35,6 +35,7 @@ def kinds_of(given: Obj) -> list[str]:
 
 @route("POST /v1/payment_intents")
 def create(world: World, call: Call) -> Obj:
+    """An intent, tried at once with `confirm`."""
     given = call.params
     currency = check_currency(given["currency"])
     check_amount(given["amount"], currency)
@@ -92,6 +93,7 @@ def _confirmed(world: World, intent: Obj, given: Obj) -> Obj:
 
 @route("POST /v1/payment_intents/{intent}")
 def update(world: World, call: Call) -> Obj:
+    """What can still change before an intent is paid; metadata always."""
     intent, given = world.get("payment_intent", call.id), call.params
     if intent["status"] not in paying.CONFIRMABLE and given.keys() - {"metadata", "expand"}:
         raise unexpected_state("PaymentIntent", intent, "update")

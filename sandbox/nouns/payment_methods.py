@@ -89,6 +89,7 @@ def attached(world: World, name: str, customer: str) -> Obj:
 
 @route("POST /v1/payment_methods")
 def create(world: World, call: Call) -> Obj:
+    """A copy of another method, or a card that works."""
     given = call.params
     if "payment_method" in given:
         source = used(world, given["payment_method"])

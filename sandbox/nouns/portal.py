@@ -115,6 +115,7 @@ def _default(world: World) -> Obj:
 
 @route("POST /v1/billing_portal/sessions")
 def create_session(world: World, call: Call) -> Obj:
+    """An address where one customer can act, by one configuration."""
     given = call.params
     if "customer" not in given:
         raise invalid(

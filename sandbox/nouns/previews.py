@@ -18,6 +18,7 @@ from sandbox.world import World
 
 @route("POST /v1/invoices/create_preview")
 def preview(world: World, call: Call) -> Obj:
+    """The invoice that a change would make, or the next one, or the first of a new subscription."""
     given = call.params
     details: Obj = given.get("subscription_details", {})
     fork = world.fork()

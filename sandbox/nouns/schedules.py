@@ -26,6 +26,7 @@ readable(
 
 @route("POST /v1/subscription_schedules")
 def create(world: World, call: Call) -> Obj:
+    """A schedule over a subscription that runs, or for one that begins later."""
     given = call.params
     schedule = world.make("subscription_schedule", "sub_sched")
     schedule.pop("customer_account", None)
@@ -171,6 +172,7 @@ def _phase(world: World, currency: str, given: Obj, start: int, end: int) -> Obj
 
 @route("POST /v1/subscription_schedules/{schedule}")
 def update(world: World, call: Call) -> Obj:
+    """Other phases from the current one on."""
     schedule, given = world.get("subscription_schedule", call.id), call.params
     _check_open(schedule)
     changes = pick(given, "end_behavior")
@@ -226,6 +228,7 @@ def _released(world: World, schedule: Obj, status: str = "released") -> Obj:
 
 @route("POST /v1/subscription_schedules/{schedule}/cancel")
 def cancel(world: World, call: Call) -> Obj:
+    """End a schedule together with its subscription."""
     schedule, given = world.get("subscription_schedule", call.id), call.params
     _check_open(schedule)
     sub = world.table("subscription").get(str(schedule["subscription"]))

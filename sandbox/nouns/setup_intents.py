@@ -36,6 +36,7 @@ def new_intent(world: World, customer: str | None, **members: object) -> Obj:
 
 @route("POST /v1/setup_intents")
 def create(world: World, call: Call) -> Obj:
+    """An intent to save a card, tried at once with `confirm`."""
     given = call.params
     if (customer := given.get("customer")) is not None:
         world.used("customer", customer, "customer")

@@ -8,7 +8,7 @@ from sandbox import reactions
 from sandbox.calendar import HOUR
 from sandbox.errors import StripeError, invalid, missing
 from sandbox.money import share
-from sandbox.nouns import invoice_lines, invoicing, paying, subscribing
+from sandbox.nouns import invoice_ends, invoice_lines, invoicing, paying, subscribing
 from sandbox.nouns.subscribing import is_metered, items_of, price_of, set_period
 from sandbox.shapes import Obj
 from sandbox.world import World, copied, pick
@@ -359,6 +359,6 @@ def expire_pending(world: World, sub: Obj) -> None:
         change = world.note(invoice["id"]).get("change")
         if change is not None and change["subscription"] == sub["id"]:
             world.note(invoice["id"]).pop("change")
-            invoicing.void(world, invoice)
+            invoice_ends.void(world, invoice)
     world.change(sub, pending_update=None)
     world.emit("customer.subscription.pending_update_expired", sub)

@@ -2,7 +2,14 @@
 
 from sandbox import agenda
 from sandbox.calendar import DAY
-from sandbox.nouns import invoice_lines, invoicing, sub_changes, subscribing
+from sandbox.nouns import (
+    invoice_ends,
+    invoice_lines,
+    invoicing,
+    sub_changes,
+    sub_status,
+    subscribing,
+)
 from sandbox.nouns.subscribing import ENDED, is_metered, items_of, set_period
 from sandbox.shapes import Obj, at
 from sandbox.world import World, copied
@@ -84,15 +91,15 @@ def _lapse(world: World, sub: Obj) -> None:
     if (invoice_id := sub["latest_invoice"]) is not None:
         invoice = world.get("invoice", invoice_id)
         if invoice["status"] == "open":
-            invoicing.void(world, invoice)
-    subscribing.end(world, sub, reason="payment_failed", status="incomplete_expired")
+            invoice_ends.void(world, invoice)
+    sub_status.end(world, sub, reason="payment_failed", status="incomplete_expired")
 
 
 def _finish(world: World, sub: Obj) -> None:
     """The end that was asked for. What is still to be billed comes on a last invoice."""
     reason = sub["cancellation_details"]["reason"] or "cancellation_requested"
     end = sub["cancel_at"]
-    subscribing.end(world, sub, reason=reason)
+    sub_status.end(world, sub, reason=reason)
     last_invoice(world, sub, end)
 
 
@@ -147,7 +154,7 @@ def _leave_trial(world: World, sub: Obj) -> bool:
     behavior = sub["trial_settings"]["end_behavior"]["missing_payment_method"]
     if missing and sub["collection_method"] == "charge_automatically":
         if behavior == "cancel":
-            subscribing.end(world, sub, reason="payment_failed")
+            sub_status.end(world, sub, reason="payment_failed")
             return False
         if behavior == "pause":
             why = "trial_end_without_payment_method"

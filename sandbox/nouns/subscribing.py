@@ -1,7 +1,5 @@
 """The parts of a subscription: items and their periods, beginning, status, ending."""
 
-from typing import Any
-
 from sandbox import calendar, reactions
 from sandbox.cards import MESSAGES
 from sandbox.errors import StripeError, declined, invalid
@@ -11,7 +9,6 @@ from sandbox.nouns import (
     invoice_lines,
     invoicing,
     paying,
-    payment_methods,
     setup_intents,
 )
 from sandbox.shapes import Obj, at
@@ -110,17 +107,10 @@ def begin(world: World, customer: Obj, given: Obj, *, method: Obj | None = None)
         raise invalid("All prices of a subscription have one currency.", param="items")
     trial_end = _trial_end(world, given)
     anchor = trial_end or _anchor(world, given)
+    sub.update(_fixed_members(given))
     sub.update(
-        automatic_tax={
-            "disabled_reason": None,
-            "enabled": bool(given.get("automatic_tax", {}).get("enabled")),
-            "liability": None,
-        },
         billing_cycle_anchor=anchor,
-        billing_mode=_billing_mode(given),
-        billing_schedules=[],
         cancel_at_period_end=given.get("cancel_at_period_end", False),
-        cancellation_details={"comment": None, "feedback": None, "reason": None},
         collection_method=given.get("collection_method", "charge_automatically"),
         currency=currencies.pop(),
         customer=customer["id"],
@@ -129,19 +119,12 @@ def begin(world: World, customer: Obj, given: Obj, *, method: Obj | None = None)
             world, given.get("default_tax_rates"), "default_tax_rates"
         ),
         discounts=[],
-        invoice_settings={"account_tax_ids": None, "issuer": {"type": "self"}},
         items=listed(items, f"/v1/subscription_items?subscription={sub['id']}"),
         metadata=merged_metadata(None, given),
-        payment_settings={
-            "payment_method_options": None,
-            "payment_method_types": None,
-            "save_default_payment_method": "off",
-        },
         start_date=world.now,
         status="trialing" if trial_end else "incomplete",
         test_clock=customer.get("test_clock"),
         trial_end=trial_end,
-        trial_settings={"end_behavior": {"missing_payment_method": "create_invoice"}},
         trial_start=world.now if trial_end else None,
     )
     _take_plain(sub, given)
@@ -160,6 +143,27 @@ def begin(world: World, customer: Obj, given: Obj, *, method: Obj | None = None)
         sub["status"] = "active"
     customer["currency"] = customer.get("currency") or sub["currency"]
     return world.add(sub, "customer.subscription.created")
+
+
+def _fixed_members(given: Obj) -> Obj:
+    """Members that are the same for most subscriptions."""
+    return {
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": bool(given.get("automatic_tax", {}).get("enabled")),
+            "liability": None,
+        },
+        "billing_mode": _billing_mode(given),
+        "billing_schedules": [],
+        "cancellation_details": {"comment": None, "feedback": None, "reason": None},
+        "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
+        "payment_settings": {
+            "payment_method_options": None,
+            "payment_method_types": None,
+            "save_default_payment_method": "off",
+        },
+        "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
+    }
 
 
 def _take_plain(sub: Obj, given: Obj) -> None:
@@ -348,86 +352,3 @@ def _use_card(world: World, intent: Obj) -> None:
         default_payment_method=intent["payment_method"],
         pending_setup_intent=None,
     )
-
-
-# Status follows invoices
-
-
-@reactions.on("invoice.paid")
-def _paid(world: World, invoice: Obj) -> None:
-    sub = world.table("subscription").get(invoicing.subscription_of(invoice) or "")
-    if sub is None or sub["status"] in ENDED:
-        return
-    _keep_method(world, sub, invoice)
-    sub["discounts"] = discounts.still_running(world, sub["discounts"])
-    if sub["latest_invoice"] != invoice["id"]:
-        return
-    if sub["status"] in ("incomplete", "past_due", "unpaid"):
-        world.move(sub, "active")
-    elif sub["status"] == "paused" and world.note(sub["id"]).pop("resumes_when_paid", False):
-        world.move(sub, "active", status_details=None)
-        world.emit("customer.subscription.resumed", sub)
-
-
-def _keep_method(world: World, sub: Obj, invoice: Obj) -> None:
-    intent = invoicing.intent_of(world, invoice)
-    if intent is None or intent["payment_method"] is None:
-        return
-    save = at(sub, "payment_settings", "save_default_payment_method")
-    if save == "on_subscription" and sub["default_payment_method"] is None:
-        method = world.get("payment_method", intent["payment_method"])
-        if method["customer"] is None:
-            payment_methods.attached(world, method["id"], sub["customer"])
-        sub["default_payment_method"] = method["id"]
-
-
-@reactions.on(invoicing.FAILED)
-def _failed(world: World, invoice: Obj) -> None:
-    sub = world.table("subscription").get(invoicing.subscription_of(invoice) or "")
-    if sub is None or sub["latest_invoice"] != invoice["id"]:
-        return
-    if sub["status"] in ("active", "trialing") and sub["pending_update"] is None:
-        world.move(sub, "past_due")
-
-
-@reactions.on(invoicing.FINAL_ATTEMPT)
-def _given_up(world: World, invoice: Obj) -> None:
-    sub = world.table("subscription").get(invoicing.subscription_of(invoice) or "")
-    if sub is None or sub["status"] != "past_due":
-        return
-    match world.settings.dunning_end:
-        case "canceled":
-            end(world, sub, reason="payment_failed")
-        case "unpaid":
-            world.move(sub, "unpaid")
-        case _:
-            pass
-
-
-# Ending
-
-
-def end(world: World, sub: Obj, *, reason: str, status: str = "canceled") -> Obj:
-    """A subscription is over. Its open invoices are not collected any more."""
-    for invoice in world.every("invoice", customer=sub["customer"]):
-        if invoicing.subscription_of(invoice) == sub["id"] and invoice["status"] in (
-            "draft",
-            "open",
-        ):
-            invoice.update(auto_advance=False, next_payment_attempt=None)
-    members: dict[str, Any] = {
-        "canceled_at": sub["canceled_at"] or world.now,
-        "cancel_at_period_end": False,
-        "cancellation_details": {**sub["cancellation_details"], "reason": reason},
-        "ended_at": world.now,
-    }
-    if status == "canceled":
-        members["cancel_at_period_end"] = sub["cancel_at_period_end"]
-    return world.move(sub, status, **members)
-
-
-@reactions.on("customer.deleted")
-def _customer_deleted(world: World, customer: Obj) -> None:
-    for sub in world.every("subscription", customer=customer["id"]):
-        if sub["status"] not in ENDED:
-            end(world, sub, reason="cancellation_requested")

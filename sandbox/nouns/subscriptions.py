@@ -6,12 +6,14 @@ from sandbox.errors import StripeError, invalid
 from sandbox.lists import Readable, is_inside, readable
 from sandbox.nouns import (
     discounts,
+    invoice_ends,
     invoice_lines,
     invoicing,
     paying,
     payment_methods,
     sub_changes,
     sub_clock,
+    sub_status,
     subscribing,
 )
 from sandbox.nouns.subscribing import ENDED, items_of
@@ -187,10 +189,10 @@ def cancel_now(world: World, sub: Obj, *, prorate: bool, invoice_now: bool) -> O
     """End a subscription at once. What is prorated becomes credit of the customer, no refund."""
     if prorate and sub["status"] in ("active", "past_due"):
         sub_changes.credit_all(world, sub)
-    subscribing.end(world, sub, reason="cancellation_requested")
+    sub_status.end(world, sub, reason="cancellation_requested")
     invoice = sub_clock.last_invoice(world, sub, world.now, is_due=invoice_now)
     if invoice is not None:
-        invoicing.finalize_and_collect(world, invoice)
+        invoice_ends.finalize_and_collect(world, invoice)
     return sub
 
 
@@ -209,6 +211,7 @@ def migrate(world: World, call: Call) -> Obj:
 
 @route("POST /v1/subscriptions/{subscription}/pause")
 def pause(world: World, call: Call) -> Obj:
+    """Stop a subscription: no invoices and no access until it is resumed."""
     sub, given = world.get("subscription", call.id), call.params
     if sub["billing_mode"]["type"] != "flexible":
         raise invalid("Only subscriptions in flexible billing mode can be paused.")
@@ -228,12 +231,13 @@ def pause(world: World, call: Call) -> Obj:
     through = bills.get("outstanding_usage_through", {}).get("type", "none")
     invoice = sub_clock.last_invoice(world, sub, world.now, is_due=invoices_now or through == "now")
     if invoice is not None:
-        invoicing.finalize_and_collect(world, invoice)
+        invoice_ends.finalize_and_collect(world, invoice)
     return sub
 
 
 @route("POST /v1/subscriptions/{subscription}/resume")
 def resume(world: World, call: Call) -> Obj:
+    """Start again, in a new period or in what is left of the old one."""
     sub, given = world.get("subscription", call.id), call.params
     if sub["status"] != "paused":
         raise invalid("Only paused subscriptions can be resumed.")

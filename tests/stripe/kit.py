@@ -50,9 +50,11 @@ class CheckedClient(stripe.AIOHTTPClient):
     """The library's transport; holds each good answer against the description, as it was sent."""
 
     async def request_async(
-        self, method: str, url: str, headers: Any, post_data: Any = None
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
-        raw, status, found = await super().request_async(method, url, headers, post_data)
+        raw, status, found = await super().request_async(  # pyright: ignore[reportUnknownMemberType]
+            method, url, headers, post_data
+        )
         path = "/" + url.split("/", 3)[3].partition("?")[0]
         route = routing.find(method.upper(), path)
         if status == 200 and route is not None:
@@ -213,9 +215,7 @@ class Kit:
             }
         )
 
-    async def paid_intent(
-        self, amount: int = 1000, card: str = "pm_card_visa", **more: Any
-    ) -> Any:
+    async def paid_intent(self, amount: int = 1000, card: str = "pm_card_visa", **more: Any) -> Any:
         """A payment intent that has been tried with a card."""
         return await self.v1.payment_intents.create_async(
             {
@@ -229,9 +229,19 @@ class Kit:
         )
 
 
+def told(error: Any) -> Any:
+    """The error that a failed call was answered with."""
+    return error.value.error
+
+
 def code_of(error: Any) -> str | None:
-    """The code of a failed call, whatever its class."""
-    return error.value.error.code
+    """Its code, whatever its class."""
+    return told(error).code
+
+
+def headers_of(error: Any) -> Mapping[str, str]:
+    """The headers of the answer."""
+    return error.value.headers
 
 
 def at(moment: int) -> datetime:

@@ -116,7 +116,11 @@ async def test_promotion_code_is_typed_in(kit: Kit) -> None:
         {"amount_off": 300, "currency": "usd", "duration": "once"}
     )
     code = await kit.v1.promotion_codes.create_async(
-        {"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "HELLO", "max_redemptions": 1}
+        {
+            "promotion": {"type": "coupon", "coupon": coupon.id},
+            "code": "HELLO",
+            "max_redemptions": 1,
+        }
     )
     price = await kit.price(1000)
     session = await kit.checkout(price, allow_promotion_codes=True)
@@ -124,9 +128,7 @@ async def test_promotion_code_is_typed_in(kit: Kit) -> None:
     assert (done.amount_total, done.payment_intent.amount_received) == (700, 700)
     assert (await kit.v1.promotion_codes.retrieve_async(code.id)).times_redeemed == 1
     again = await kit.checkout(price, allow_promotion_codes=True)
-    status, _ = await kit.ask(
-        "POST", f"checkout/{again.id}/complete", {"promotion_code": "HELLO"}
-    )
+    status, _ = await kit.ask("POST", f"checkout/{again.id}/complete", {"promotion_code": "HELLO"})
     assert status == 400
 
 
@@ -280,9 +282,7 @@ async def test_page_shows_what_is_bought_without_scripts(kit: Kit) -> None:
 
 async def test_clicks_pay_decline_and_cancel(kit: Kit) -> None:
     session = await kit.checkout(await kit.price(1000))
-    status, shown = await click(
-        kit, session.url, "pay", payment_method="pm_card_chargeDeclined"
-    )
+    status, shown = await click(kit, session.url, "pay", payment_method="pm_card_chargeDeclined")
     assert status == 402
     assert "Your card was declined." in shown
     assert await click(kit, session.url, "cancel") == (303, "https://example.com/back")

@@ -7,7 +7,7 @@ import pytest
 import stripe
 
 from sandbox.calendar import iso
-from tests.stripe.kit import START, Kit, Receiver, code_of
+from tests.stripe.kit import START, Kit, Receiver, code_of, headers_of
 
 HOUR = 3600
 
@@ -61,7 +61,7 @@ async def test_same_identifier_is_refused_for_a_day(kit: Kit, customer: Any) -> 
     with pytest.raises(stripe.InvalidRequestError) as error:
         await send(kit, customer, "1", "a")
     assert "already exists with identifier a" in str(error.value)
-    assert error.value.headers["Stripe-Should-Retry"] == "false"
+    assert headers_of(error)["Stripe-Should-Retry"] == "false"
     await kit.clock(timedelta(days=1))
     await send(kit, customer, "1", "a")
 
@@ -100,9 +100,7 @@ async def test_wrong_events_are_refused_at_once(
         ("0.1234567890123", "meter_event_value_too_many_digits"),
     ],
 )
-async def test_values_are_plain_and_short(
-    kit: Kit, customer: Any, value: str, code: str
-) -> None:
+async def test_values_are_plain_and_short(kit: Kit, customer: Any, value: str, code: str) -> None:
     await meter(kit)
     with pytest.raises(stripe.InvalidRequestError) as error:
         await send(kit, customer, value, "a")
@@ -309,9 +307,7 @@ async def test_usage_is_billed_after_its_period(kit: Kit, customer: Any) -> None
         ({}, "-4", 0),
     ],
 )
-async def test_prices_of_usage(
-    kit: Kit, customer: Any, price: Any, used: str, amount: int
-) -> None:
+async def test_prices_of_usage(kit: Kit, customer: Any, price: Any, used: str, amount: int) -> None:
     made = await meter(kit)
     recurring = {"interval": "month", "usage_type": "metered", "meter": made.id}
     product = await kit.v1.products.create_async({"name": "Tokens"})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import stripe
 
-from tests.stripe.kit import DAY, Kit, code_of
+from tests.stripe.kit import DAY, Kit, code_of, told
 
 DECLINES = {
     "pm_card_chargeDeclined": ("card_declined", "generic_decline"),
@@ -57,10 +57,10 @@ async def test_declines_carry_their_codes(
 ) -> None:
     with pytest.raises(stripe.CardError) as error:
         await kit.paid_intent(card=card)
-    told = error.value.error
-    assert (error.value.http_status, told.code, told.decline_code) == (402, *codes)
+    answer = told(error)
+    assert (error.value.http_status, answer.code, answer.decline_code) == (402, *codes)
     intent = await kit.v1.payment_intents.retrieve_async(
-        told.payment_intent.id, {"expand": ["latest_charge"]}
+        answer.payment_intent.id, {"expand": ["latest_charge"]}
     )
     assert intent.status == "requires_payment_method"
     assert intent.last_payment_error.code == codes[0]
@@ -77,8 +77,8 @@ async def test_three_d_secure_asks_first(kit: Kit, outcome: str) -> None:
     intent = await kit.paid_intent(card="pm_card_authenticationRequired")
     assert intent.status == "requires_action"
     assert intent.next_action.redirect_to_url.url == f"{kit.sandbox.url}/3ds/{intent.id}"
-    told = await kit.do(f"payment-intents/{intent.id}/authenticate", outcome=outcome)
-    assert told["status"] == ("succeeded" if outcome == "succeeded" else "requires_payment_method")
+    found = await kit.do(f"payment-intents/{intent.id}/authenticate", outcome=outcome)
+    assert found["status"] == ("succeeded" if outcome == "succeeded" else "requires_payment_method")
 
 
 async def test_off_session_wants_a_card_that_is_set_up(kit: Kit) -> None:
@@ -89,7 +89,7 @@ async def test_off_session_wants_a_card_that_is_set_up(kit: Kit) -> None:
     with pytest.raises(stripe.CardError) as error:
         await kit.paid_intent(card=card.id, customer=customer.id, off_session=True)
     assert code_of(error) == "authentication_required"
-    assert error.value.error.payment_intent.status == "requires_payment_method"
+    assert told(error).payment_intent.status == "requires_payment_method"
     setup = await kit.v1.setup_intents.create_async({"customer": customer.id})
     asked = await kit.do(f"setup-intents/{setup.id}/confirm", payment_method=card.id)
     assert asked["status"] == "requires_action"
@@ -238,8 +238,8 @@ async def test_refunds_add_up_to_the_charge(kit: Kit) -> None:
     with pytest.raises(stripe.InvalidRequestError) as error:
         await kit.v1.refunds.create_async({"payment_intent": intent.id})
     assert code_of(error) == "charge_already_refunded"
-    told = [event for event in await kit.state("event") if event["type"] == "charge.refunded"]
-    sums = [event["data"]["object"]["amount_refunded"] for event in told]
+    events = [event for event in await kit.state("event") if event["type"] == "charge.refunded"]
+    sums = [event["data"]["object"]["amount_refunded"] for event in events]
     assert sums == [250, 750, 1000]
 
 

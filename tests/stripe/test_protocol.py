@@ -157,8 +157,7 @@ async def test_missing_object_is_a_404(kit: Kit) -> None:
 async def test_same_key_and_parameters_replay_the_first_answer(kit: Kit) -> None:
     given = {"amount": 500, "currency": "usd"}
     made = [
-        await kit.v1.payment_intents.create_async(given, {"idempotency_key": "k"})
-        for _ in range(2)
+        await kit.v1.payment_intents.create_async(given, {"idempotency_key": "k"}) for _ in range(2)
     ]
     assert made[0].id == made[1].id
     assert made[1].last_response.headers["Idempotent-Replayed"] == "true"
@@ -172,11 +171,9 @@ async def test_same_key_and_parameters_replay_the_first_answer(kit: Kit) -> None
 async def test_same_key_with_other_content_is_refused(kit: Kit, path: str) -> None:
     options = {"idempotency_key": "k"}
     await kit.v1.payment_intents.create_async({"amount": 500, "currency": "usd"}, options)
+    other = {} if path == "customers" else {"amount": 501, "currency": "usd"}
     with pytest.raises(stripe.IdempotencyError) as error:
-        if path == "customers":
-            await kit.v1.customers.create_async({}, options)
-        else:
-            await kit.v1.payment_intents.create_async({"amount": 501, "currency": "usd"}, options)
+        await getattr(kit.v1, path).create_async(other, options)
     assert error.value.http_status == 400
 
 
@@ -239,7 +236,9 @@ async def test_lists_are_newest_first_in_pages(kit: Kit) -> None:
     assert ([one.id for one in last.data], last.has_more) == (made[4:], False)
     back = await kit.v1.customers.list_async({"limit": 2, "ending_before": made[4]})
     assert ([one.id for one in back.data], back.has_more) == (made[2:4], True)
-    walked = [one.id async for one in (await kit.v1.customers.list_async({"limit": 2})).auto_paging_iter()]
+    walked = [
+        one.id async for one in (await kit.v1.customers.list_async({"limit": 2})).auto_paging_iter()
+    ]
     assert walked == made
 
 

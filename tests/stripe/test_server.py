@@ -5,20 +5,23 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import stripe
 
-from sandbox import control, routing, schema, server
+from sandbox import control, faults, routing, schema, server
+from sandbox.cards import MEANS
 from sandbox.server import running
 from sandbox.settings import Settings
+from tests.pages import blocks, prose
 from tests.stripe.kit import START, CheckedClient, Kit, Receiver, session
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +40,7 @@ def test_it_imports_nothing_of_ours_and_not_the_library() -> None:
 
 
 def test_description_is_of_the_version_that_the_library_pins() -> None:
-    assert schema.VERSION == stripe.api_version
+    assert stripe.api_version == schema.VERSION
     known = {operation for operation in schema.OPERATIONS if operation not in routing.ROUTES}
     assert known == set()
 
@@ -58,8 +61,8 @@ async def test_stop_is_quick_with_silent_and_half_clients(http: CheckedClient) -
         await half[1].drain()
         await kit.do("faults", method="*", path="/v1/customers", kind="stall")
         slow = asyncio.create_task(kit.v1.customers.list_async())
-        while not sandbox.account.requests and not sandbox.account.faults.orders == []:
-            await asyncio.sleep(0)
+        while (await kit.look("faults"))["faults"]:
+            pass  # asking gives it its turn
         started = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - started < 2
     await asyncio.gather(slow, return_exceptions=True)
@@ -69,9 +72,7 @@ async def test_stop_is_quick_with_silent_and_half_clients(http: CheckedClient) -
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_slow_bodies_are_cut_off(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_bodies_are_cut_off(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "BODY_SECONDS_MAX", 0.05)
     port = int(kit.sandbox.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -148,14 +149,13 @@ async def test_ticking_time_brings_what_is_due(
     async with running(settings=settings) as sandbox, session() as web:
         kit = Kit(sandbox, http, web)
         intent = await kit.paid_intent(card="pm_usBankAccount_success")
+        # Reading is what gives the tick its turn.
         async with asyncio.timeout(5):
             while (await kit.v1.payment_intents.retrieve_async(intent.id)).status != "succeeded":
-                await asyncio.sleep(0.01)
+                pass
 
 
-async def test_reset_begins_anew_but_keeps_time_and_webhook(
-    kit: Kit, receiver: Receiver
-) -> None:
+async def test_reset_begins_anew_but_keeps_time_and_webhook(kit: Kit, receiver: Receiver) -> None:
     kit.sandbox.set_webhook(receiver.url)
     await kit.customer()
     await kit.clock(timedelta(days=1))
@@ -222,14 +222,27 @@ async def test_clock_tells_the_time_in_both_forms(kit: Kit) -> None:
     assert (answer["now"], answer["steps"]) == ("2026-01-31T12:01:00.000Z", 0)
 
 
-def test_guide_lists_every_route_and_card() -> None:
-    text = (ROOT / "docs" / "guides" / "sandbox.md").read_text()
-    named = {
-        part.replace("{cs_id}", "{id}")
-        for part in text.replace("/_sandbox/", "").replace("`", "|").split("|")
+# The guide
+
+GUIDE = (ROOT / "docs" / "guides" / "sandbox.md").read_text()
+
+
+def test_guide_lists_every_route_fault_card_and_setting() -> None:
+    shown = set(re.findall(r"`([^`]+)`", prose(GUIDE)))
+    assert set(control.paths()) <= shown
+    assert set(get_args(faults.Kind)) <= shown
+    assert set(Settings.__struct_fields__) <= shown
+    short = {name for name in MEANS if "Declined" not in name and "threeDSecureR" not in name}
+    assert short - {"pm_card_visa_debit", "pm_card_discover"} - shown == {
+        "pm_card_authenticationRequiredOnSetup"
     }
-    for path in control.paths():
-        assert path in named, path
+
+
+async def test_guide_has_an_example_that_works() -> None:
+    [code] = blocks(GUIDE, "python")
+    names: dict[str, Any] = {}
+    exec(compile(code, "sandbox.md", "exec"), names)
+    assert await names["sell_a_pack"]() == ("paid", "2030-01-01T00:00:00.000Z")
 
 
 # Test clocks of Stripe's own
@@ -242,9 +255,7 @@ async def test_test_clock_moves_its_customers_only(kit: Kit) -> None:
     sub = await kit.subscription(customer, await kit.price(2000, "month"))
     assert (sub.created, sub.test_clock) == (frozen, clock.id)
     target = frozen + 29 * 86_400
-    moving = await kit.v1.test_helpers.test_clocks.advance_async(
-        clock.id, {"frozen_time": target}
-    )
+    moving = await kit.v1.test_helpers.test_clocks.advance_async(clock.id, {"frozen_time": target})
     assert moving.status == "advancing"
     found = await kit.v1.test_helpers.test_clocks.retrieve_async(clock.id)
     assert (found.status, found.frozen_time) == ("ready", target)

@@ -170,7 +170,9 @@ async def test_walk_of_a_year_is_one_call(kit: Kit) -> None:
     sub = await kit.subscription(customer, await kit.price(2000, "month"))
     answer = await kit.clock(timedelta(days=365))
     assert answer["steps"] >= 24
-    assert len((await kit.v1.invoices.list_async({"subscription": sub.id, "limit": 100})).data) == 13
+    assert (
+        len((await kit.v1.invoices.list_async({"subscription": sub.id, "limit": 100})).data) == 13
+    )
     told = [e for e in await kit.state("event") if e["type"] == "customer.subscription.updated"]
     assert "items" in told[-1]["data"]["previous_attributes"]
 
@@ -239,9 +241,7 @@ async def test_dunning_ends_as_the_account_is_set(kit: Kit, end: str) -> None:
 
 async def upgraded(kit: Kit, sub: Any, price: Any, **more: Any) -> Any:
     change = {"items": [{"id": item_of(sub).id, "price": price.id}], **more}
-    return await kit.v1.subscriptions.update_async(
-        sub.id, {**change, "expand": ["latest_invoice"]}
-    )
+    return await kit.v1.subscriptions.update_async(sub.id, {**change, "expand": ["latest_invoice"]})
 
 
 @pytest.fixture
@@ -355,9 +355,7 @@ async def test_pending_update_waits_for_its_payment(kit: Kit, half: Any) -> None
     assert (found.status, item_of(found).price.id) == ("active", item_of(sub).price.id)
     assert found.pending_update.subscription_items[0].price.id == big.id
     assert (found.latest_invoice.status, found.latest_invoice.total) == ("open", 1500)
-    await kit.v1.invoices.pay_async(
-        found.latest_invoice.id, {"payment_method": "pm_card_visa"}
-    )
+    await kit.v1.invoices.pay_async(found.latest_invoice.id, {"payment_method": "pm_card_visa"})
     found = await kit.v1.subscriptions.retrieve_async(sub.id)
     assert (found.pending_update, item_of(found).price.id) == (None, big.id)
     assert "customer.subscription.pending_update_applied" in await kit.events()

@@ -141,7 +141,9 @@ async def test_shuffle_is_repeatable(hooked: Kit, receiver: Receiver) -> None:
         await hooked.do("webhooks", mode="shuffle", seed=seed)
         intent = await hooked.v1.payment_intents.create_async({"amount": 500, "currency": "usd"})
         await hooked.do("webhooks", mode="shuffle", seed=seed)
-        await hooked.do(f"payment-intents/{intent.id}/confirm", payment_method="pm_card_createDispute")
+        await hooked.do(
+            f"payment-intents/{intent.id}/confirm", payment_method="pm_card_createDispute"
+        )
         orders.append(receiver.types())
     assert orders[0] == orders[1]
     assert sorted(orders[0]) == sorted(orders[2])
