@@ -87,7 +87,7 @@ class Account:
         if settings is not None:
             self.settings = settings
         self.world = self._new_world()
-        self.postman.deliveries.clear()
+        self.postman.load([])
         self.postman.set_mode("deliver")
         self.postman.attach(self.world)
         self.faults.clear()
@@ -144,7 +144,7 @@ class Account:
         self.clock.restore(dumped["clock"])
         self.world.seed = dumped["seed"]
         self.world.load(dumped["world"])
-        self.postman.deliveries[:] = msgspec.convert(dumped["deliveries"], list[Delivery])
+        self.postman.load(msgspec.convert(dumped["deliveries"], list[Delivery]))
         self.memory.load(dumped["memory"])
 
 

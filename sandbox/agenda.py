@@ -6,6 +6,7 @@ Nothing is put on a list in advance: an object that changes has changed its due 
 from collections.abc import Callable
 from typing import Final
 
+from sandbox.lives import LIVES
 from sandbox.shapes import Obj
 from sandbox.world import World
 
@@ -33,7 +34,11 @@ def soonest(world: World, clock_id: str | None = None) -> tuple[int, Obj] | None
     """The first object that is due, and when; on one test clock, or on the clock of all others."""
     best: tuple[int, Obj] | None = None
     for kind, (when, _) in _KINDS.items():
-        for obj in world.table(kind).values():
+        life = LIVES.get(kind)
+        for obj in list(world.live.get(kind, {}).values()):
+            if life is not None and life.is_over(obj["status"]):
+                del world.live[kind][obj["id"]]
+                continue
             at = when(world, obj)
             if (
                 at is not None

@@ -27,43 +27,69 @@ def included(kind: str, member: str) -> Callable[[I], I]:
     return register
 
 
-def expanded(world: World, node: Obj, answer: Any, paths: list[str]) -> Any:
-    """The answer with what was asked for in place. Raises StripeError 400."""
+def check_paths(node: Obj, paths: list[str]) -> None:
+    """Before anything is done. Raises StripeError 400 for what cannot be expanded."""
     if len(paths) > PATHS_MAX:
         raise invalid("Too many fields to expand.", param="expand")
-    made = copied(answer)
     for path in paths:
         names = path.split(".")
         if len(names) > DEPTH_MAX + (names[0] == "data"):
             message = f"You cannot expand more than {DEPTH_MAX} levels of a property: {path}."
             raise invalid(message, param="expand")
-        made = _expand(world, node, made, names, path)
+        at = node
+        for place, name in enumerate(names):
+            found = _object_node(_items_node(schema.resolve(at)))
+            below: Obj | None = found.get("properties", {}).get(name)
+            is_last = place == len(names) - 1
+            if below is None or (is_last and not _is_expandable(found, name, below)):
+                raise _not_expandable(path)
+            at = below
+
+
+def _items_node(node: Obj) -> Obj:
+    """Of a list: what is in it."""
+    if node.get("type") == "array":
+        return schema.resolve(node["items"])
+    return node
+
+
+def _is_expandable(owner: Obj, name: str, node: Obj) -> bool:
+    kinds: list[str] = owner["properties"].get("object", {}).get("enum", [])
+    return (
+        bool(node.get("x-expandable"))
+        or _has_expandable_items(node)
+        or schema.is_list(node)
+        or any((kind, name) in _INCLUDES for kind in kinds)
+    )
+
+
+def expanded(world: World, node: Obj, answer: Any, paths: list[str]) -> Any:
+    """The answer with what was asked for in place; the paths are checked."""
+    made = copied(answer)
+    for path in paths:
+        made = _expand(world, node, made, path.split("."))
     return made
 
 
-def _expand(world: World, node: Obj, value: Any, names: list[str], path: str) -> Any:
+def _expand(world: World, node: Obj, value: Any, names: list[str]) -> Any:
     if not names or value is None:
         return value
     node = schema.resolve(node)
     if (rows := as_list(value)) is not None:
         inner = node.get("items", {})
-        return [_expand(world, inner, one, names, path) for one in rows]
+        return [_expand(world, inner, one, names) for one in rows]
     name, rest = names[0], names[1:]
     node = _object_node(node)
     below = node.get("properties", {}).get(name)
     obj = as_obj(value)
     if below is None or obj is None:
-        raise _not_expandable(path)
+        return value
     include = _INCLUDES.get((str(obj.get("object")), name))
     if include is not None and obj.get(name) is None:
         obj[name] = copied(include(world, obj))
     elif below.get("x-expandable") or _has_expandable_items(below):
         obj[name] = _fetched(world, obj.get(name))
-    elif not rest:
-        if include is None and not schema.is_list(below):
-            raise _not_expandable(path)
-        return obj
-    obj[name] = _expand(world, below, obj.get(name), rest, path)
+    obj[name] = _expand(world, below, obj.get(name), rest)
     return obj
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -12,7 +13,7 @@ from aiohttp import web
 from sandbox import faults, forms, idempotency, keys, routing, schema
 from sandbox.account import Account
 from sandbox.errors import StripeError, invalid, unknown_url
-from sandbox.expand import expanded
+from sandbox.expand import check_paths, expanded
 from sandbox.idempotency import Answer
 from sandbox.nouns import meter_stream
 from sandbox.routing import Call
@@ -23,6 +24,9 @@ log: Final = logging.getLogger(__name__)
 
 STREAM: Final = "/v2/billing/meter_event_stream"
 LOOK_SECONDS: Final = 0.02
+METER_EVENTS: Final = ("/v1/billing/meter_events", "/v2/billing/meter_events")
+METER_SECONDS: Final = 0.002
+"""One event takes that long, so that two at once for one customer and meter meet, and one loses."""
 CLOCKED: Final = ("customer", "subscription", "invoice", "payment_intent", "charge")
 """Parameters whose object says which test clock a request lives by."""
 
@@ -55,7 +59,7 @@ class Asked:
         if self.method == "POST" and self.is_v2:
             self.raw = _json(self.body)
             return
-        query = self.request.query_string
+        query = self.request.rel_url.raw_query_string
         try:
             body = self.body.decode()
         except UnicodeDecodeError as error:
@@ -81,6 +85,8 @@ class Front:
 
     def __init__(self, account: Account) -> None:
         self.account = account
+        self._metering = set[str]()
+        """Event names and customers of events that are being taken."""
 
     async def answer(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         """One request from its first byte to its last, or to the reset that was ordered."""
@@ -111,6 +117,28 @@ class Front:
 
     async def _act(self, asked: Asked, order: faults.Order | None) -> Answer:
         """The answer to a request that is let through: a kept one, or a new one."""
+        if asked.path in METER_EVENTS and asked.method == "POST":
+            async with self._one_at_a_time(asked):
+                return await self._act_alone(asked, order)
+        return await self._act_alone(asked, order)
+
+    @contextlib.asynccontextmanager
+    async def _one_at_a_time(self, asked: Asked) -> AsyncGenerator[None]:
+        """Stripe takes one call for a customer and a meter. Raises StripeError 429."""
+        payload = as_obj(asked.raw.get("payload")) or {}
+        both = f"{asked.raw.get('event_name')} {payload.get('stripe_customer_id')}"
+        if both in self._metering:
+            message = "Another meter event of this customer and meter is being processed."
+            headers = {"Stripe-Rate-Limited-Reason": "resource-specific"}
+            raise StripeError(429, message, code="rate_limit", headers=headers)
+        self._metering.add(both)
+        try:
+            await asyncio.sleep(METER_SECONDS)
+            yield
+        finally:
+            self._metering.remove(both)
+
+    async def _act_alone(self, asked: Asked, order: faults.Order | None) -> Answer:
         memory, world = self.account.memory, self.account.world
         if not asked.keeps_answer:
             answer = self._run(asked, order)
@@ -169,7 +197,9 @@ class Front:
         template, ids = found
         if asked.path == STREAM:
             meter_stream.check_token(self.account.world, asked.token)
-        params = schema.read_params(f"{asked.method} {template}", asked.raw)
+        operation = f"{asked.method} {template}"
+        params = schema.read_params(operation, asked.raw)
+        check_paths(_answer_node(operation), params.get("expand", []))
         return Call(
             asked.method,
             asked.path,
@@ -243,16 +273,18 @@ def _done(account: Account, call: Call) -> Answer:
 
 def _expanded(account: Account, call: Call, result: Any) -> Any:
     paths: list[str] = call.params.get("expand", [])
-    operation = schema.OPERATIONS[f"{call.method} {call.template}"]
-    if "returns" in operation:
-        node = {"$ref": operation["returns"]}
-    else:
-        inner = operation.get("lists") or operation.get("searches")
-        if inner is None or not paths:
-            return result
-        items = {"type": "array", "items": {"$ref": inner}}
-        node = {"type": "object", "properties": {"data": items}}
+    node = _answer_node(f"{call.method} {call.template}")
     return expanded(account.world, node, result, paths)
+
+
+def _answer_node(operation: str) -> Obj:
+    """The schema of an answer, as far as it matters to expansion."""
+    described = schema.OPERATIONS[operation]
+    if "returns" in described:
+        return {"$ref": described["returns"]}
+    inner = described.get("lists") or described.get("searches")
+    items = {"type": "array", "items": {"$ref": inner} if inner else {}}
+    return {"type": "object", "properties": {"data": items}}
 
 
 def _clock_of(account: Account, call: Call) -> str | None:
@@ -275,5 +307,5 @@ def _answer(error: StripeError) -> Answer:
 
 def query_of(request: web.BaseRequest) -> dict[str, str]:
     """The query of a page or of the control plane; the last value of a name counts."""
-    found = parse_qs(request.query_string, keep_blank_values=True)
+    found = parse_qs(request.rel_url.raw_query_string, keep_blank_values=True)
     return {name: values[-1] for name, values in found.items()}

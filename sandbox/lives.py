@@ -17,6 +17,10 @@ class Life:
     def may(self, old: str, new: str) -> bool:
         return new in self.moves[old].split()
 
+    def is_over(self, status: str) -> bool:
+        """Whether nothing can follow."""
+        return not self.moves[status]
+
     def told(self, new: str) -> list[str]:
         return self.events.get(new, self.events.get("*", "")).split()
 

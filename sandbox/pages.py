@@ -3,7 +3,7 @@
 import html
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from aiohttp import web
 
@@ -61,6 +61,17 @@ def _page(title: str, body: str, *, status: int = 200) -> web.Response:
 
 def _go(url: str) -> web.Response:
     return web.Response(status=303, headers={"Location": url, **HEADERS})
+
+
+def _with_result(url: str, intent: Obj) -> str:
+    """A return address with what Stripe adds to it."""
+    outcome = "succeeded" if intent["status"] == "succeeded" else "failed"
+    names = {
+        intent["object"]: intent["id"],
+        f"{intent['object']}_client_secret": intent["client_secret"],
+        "redirect_status": outcome,
+    }
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(names)}"
 
 
 def _button(action: str, label: str, fields: str = "") -> str:
@@ -194,6 +205,8 @@ class Pages:
                 return (
                     self._back(session) if session["status"] == "complete" else _go(session["url"])
                 )
+            if (back := world.note(intent_id).get("return_url")) is not None:
+                return _go(_with_result(back, intent))
             return _page("3-D Secure", f"<p>The intent is now {intent['status']}.</p>")
         body = "<p>Your bank wants to know that it is you.</p>"
         body += _button("succeeded", "Complete") + _button("failed", "Fail")

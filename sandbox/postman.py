@@ -72,6 +72,9 @@ class Postman:
     def __init__(self, world: World) -> None:
         self.mode: Mode = "deliver"
         self.deliveries: list[Delivery] = []
+        """All there ever were, in the order in which they came to be."""
+        self._queue: list[Delivery] = []
+        """Those that wait, in the order in which they go."""
         self._random = random.Random(0)
         self._lock = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
@@ -103,9 +106,18 @@ class Postman:
     def _put(self, made: Delivery) -> None:
         if self.mode in ("hold", "drop"):
             made.state = "held" if self.mode == "hold" else "dropped"
-        self.deliveries.append(made)
+        self._add([made])
         if self.mode == "duplicate":
-            self.deliveries.append(msgspec.structs.replace(made, attempts=[]))
+            self._add([msgspec.structs.replace(made, attempts=[])])
+
+    def _add(self, made: list[Delivery]) -> None:
+        self.deliveries.extend(made)
+        self._queue.extend(one for one in made if one.state == "waiting")
+
+    def load(self, deliveries: list[Delivery]) -> None:
+        """Take over these and forget all others."""
+        self.deliveries, self._queue = [], []
+        self._add(deliveries)
 
     def _targets(self, event: Obj) -> list[tuple[str, str, str]]:
         is_thin, kind = event["object"] != "event", event["type"]
@@ -153,6 +165,7 @@ class Postman:
         }
         if event["id"] not in self.world.kinds:
             self.world.store(event)
+            self.world.note(event["id"])["is_invented"] = True
         body = body_of(event)
         made = [
             Delivery(
@@ -165,7 +178,7 @@ class Postman:
             )
             for endpoint_id, url, secret in self._targets(event)
         ]
-        self.deliveries.extend(made)
+        self._add(made)
         return made
 
     def release(self, order: str | Sequence[str] | None, only: Sequence[str] | None) -> int:
@@ -187,10 +200,9 @@ class Postman:
             going.sort(
                 key=lambda one: min(place.get(one.event, last), place.get(types[one.event], last))
             )
-        chosen = {id(one) for one in going}
         for one in going:
             one.state, one.next_at = "waiting", None
-        self.deliveries = [one for one in self.deliveries if id(one) not in chosen] + going
+        self._queue.extend(going)
         return len(going)
 
     def _type(self, event_id: str) -> str:
@@ -208,28 +220,27 @@ class Postman:
             Delivery(event=event_id, endpoint=endpoint, url=url, secret=secret, body=body)
             for endpoint, url, secret in self._targets(event)
         ]
-        self.deliveries.extend(made)
+        self._add(made)
         return made
 
     # Delivering
 
     def kick(self) -> None:
         """Deliver in the background."""
-        if any(self._is_due(one) for one in self.deliveries):
+        if any(self._is_due(one) for one in self._queue):
             task = asyncio.create_task(self.drain())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def _is_due(self, one: Delivery) -> bool:
-        if one.state != "waiting":
-            return False
         return one.next_at is None or one.next_at <= self.world.now
 
     async def drain(self) -> None:
         """Deliver until nothing is due, also what these deliveries lead to."""
         async with self._lock:
             for _ in range(ROUNDS_MAX):
-                due = [one for one in self.deliveries if self._is_due(one)]
+                self._queue = [one for one in self._queue if one.state == "waiting"]
+                due = [one for one in self._queue if self._is_due(one)]
                 if not due:
                     return
                 if self.mode == "shuffle":
@@ -281,9 +292,7 @@ class Postman:
     def next_due(self) -> float | None:
         """When the next failed delivery is tried again."""
         times = [
-            one.next_at
-            for one in self.deliveries
-            if one.state == "waiting" and one.next_at is not None
+            one.next_at for one in self._queue if one.state == "waiting" and one.next_at is not None
         ]
         return min(times, default=None)
 

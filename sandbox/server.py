@@ -28,7 +28,6 @@ log: Final = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 BODY_SECONDS_MAX: Final = 10.0
-HEADER_SECONDS_MAX: Final = 15.0
 IDLE_SECONDS_MAX: Final = 75.0
 STOP_SECONDS_MAX: Final = 1.0
 """For requests that are running when it is stopped."""

@@ -35,6 +35,8 @@ class World:
         self.counter = 0
         self.tables: dict[str, dict[str, Obj]] = {}
         self.kinds: dict[str, str] = {}
+        self.live: dict[str, dict[str, Obj]] = {}
+        """Objects that time may still do something to; the agenda takes out what is over."""
         self.notes: dict[str, Obj] = {}
         self.base_url = ""
         self.request: Obj = {"id": None, "idempotency_key": None}
@@ -133,7 +135,13 @@ class World:
         """Keep an object that nobody is told about."""
         self.table(obj["object"])[obj["id"]] = obj
         self.kinds[obj["id"]] = obj["object"]
+        self._watch(obj)
         return obj
+
+    def _watch(self, obj: Obj) -> None:
+        kind = obj["object"]
+        if kind in LIVES or kind.startswith("standin."):
+            self.live.setdefault(kind, {})[obj["id"]] = obj
 
     def add(self, obj: Obj, *events: str) -> Obj:
         """Keep a new object and tell it."""
@@ -176,6 +184,7 @@ class World:
     def remove(self, obj: Obj, *events: str) -> Obj:
         """Forget an object. The answer that Stripe gives for it."""
         self.table(obj["object"]).pop(obj["id"], None)
+        self.live.get(obj["object"], {}).pop(obj["id"], None)
         for event in events:
             self.emit(event, obj)
         return {"id": obj["id"], "object": obj["object"], "deleted": True}
@@ -224,6 +233,10 @@ class World:
         self.counter, self.tables = dumped["counter"], dumped["tables"]
         self.notes = dumped["notes"]
         self.kinds = {key: kind for kind, table in self.tables.items() for key in table}
+        self.live = {}
+        for table in self.tables.values():
+            for obj in table.values():
+                self._watch(obj)
 
     def fork(self) -> "World":
         """A copy in which things can be tried. It tells nobody."""

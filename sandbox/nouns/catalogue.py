@@ -10,7 +10,7 @@ from sandbox.lists import Readable, is_inside, readable, same
 from sandbox.money import check_currency
 from sandbox.routing import Call, route
 from sandbox.shapes import Obj, inside
-from sandbox.world import World, merged_metadata, pick
+from sandbox.world import World, copied, merged_metadata, pick
 
 PRODUCT_PLAIN = (
     *("active", "description", "images", "marketing_features", "name", "package_dimensions"),
@@ -230,12 +230,17 @@ def update_price(world: World, call: Call) -> Obj:
     price, given = world.get("price", call.id), call.params
     if (key := given.get("lookup_key")) and key != price["lookup_key"]:
         _claim_lookup_key(world, key, transfer=given.get("transfer_lookup_key", False))
-    return world.change(
+    world.change(
         price,
         "price.updated",
         **pick(given, "active", "lookup_key", "nickname", "tax_behavior"),
         metadata=merged_metadata(price["metadata"], given),
     )
+    for sub in world.every("subscription"):
+        for item in sub["items"]["data"]:
+            if item["price"]["id"] == price["id"]:
+                item.update(price=copied(price), plan=plan_of(price))
+    return price
 
 
 def plan_of(price: Obj) -> Obj:

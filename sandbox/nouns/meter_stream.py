@@ -138,7 +138,7 @@ def report(
 
 def _tell(world: World, found: Obj) -> None:
     """The report of one window as a thin event."""
-    world.table(found["object"]).pop(found["id"], None)
+    world.remove(found)
     codes = dict.fromkeys(fault["code"] for fault in found["faults"])
     types = [_error_type(found["faults"], code) for code in codes]
     total = len(found["faults"])

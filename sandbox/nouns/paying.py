@@ -79,7 +79,8 @@ def confirm(
 
 def _three_d_secure(world: World, intent: Obj) -> Obj:
     url = f"{world.base_url}/3ds/{intent['id']}"
-    return {"type": "redirect_to_url", "redirect_to_url": {"return_url": None, "url": url}}
+    back = world.note(intent["id"]).get("return_url")
+    return {"type": "redirect_to_url", "redirect_to_url": {"return_url": back, "url": url}}
 
 
 def _declined(world: World, intent: Obj, method: Obj, *, off_session: bool) -> StripeError:

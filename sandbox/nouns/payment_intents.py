@@ -85,6 +85,7 @@ def _confirmed(world: World, intent: Obj, given: Obj) -> Obj:
                 param="payment_method",
             )
         method = world.get("payment_method", intent["payment_method"])
+    world.note(intent["id"])["return_url"] = given.get("return_url")
     asks = paying.verdict(world, method, off_session=bool(given.get("off_session"))) == "asks"
     if given.get("error_on_requires_action") and asks:
         raise invalid("This payment needs authentication.", code="authentication_required")

@@ -6,7 +6,7 @@ import pytest
 import stripe
 
 from sandbox.server import running
-from tests.stripe.kit import START, CheckedClient, Kit, Receiver, receiving, session
+from tests.stripe.kit import START, CheckedClient, Kit, Receiver, check_world, receiving, session
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +28,4 @@ async def kit(http: CheckedClient) -> AsyncGenerator[Kit]:
     stripe.enable_telemetry = False
     async with running(is_ticking=False, start=START, seed="test") as sandbox, session() as web:
         yield Kit(sandbox, http, web)
+        check_world(sandbox.account.world)

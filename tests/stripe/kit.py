@@ -1,6 +1,6 @@
 """Words for the tests of the stand-in: clients, a receiver of webhooks, things to sell."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from sandbox import routing, schema
 from sandbox.server import Sandbox
+from sandbox.world import World
 
 START: Final = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 DAY: Final = timedelta(days=1)
@@ -66,6 +67,23 @@ class CheckedClient(stripe.AIOHTTPClient):
         return raw, status, found
 
 
+def check_world(world: World) -> None:
+    """Hold every object, and every event with what it tells, against the description."""
+    wrong: list[str] = []
+    for kind, table in world.tables.items():
+        if kind in ("billing.meter_event", "v2.core.event") or kind.startswith("standin."):
+            continue
+        for obj in table.values():
+            if world.notes.get(obj["id"], {}).get("is_invented"):
+                continue
+            wrong += schema.differences(schema.of(kind), obj, obj["id"])
+            if kind == "event":
+                told = obj["data"]["object"]
+                wrong += schema.differences(schema.of(told["object"]), told, obj["type"])
+                assert obj["type"] in schema.SNAPSHOT_EVENTS
+    assert wrong == []
+
+
 @dataclass
 class Receiver:
     """An endpoint for webhooks."""
@@ -91,13 +109,21 @@ async def receiving() -> AsyncGenerator[Receiver]:
         made.seen.append((await request.read(), request.headers["Stripe-Signature"]))
         return web.Response(status=made.statuses.pop(0) if made.statuses else 200)
 
-    runner = web.ServerRunner(web.Server(take, access_log=None))
+    async with serving(take) as made.url:
+        yield made
+
+
+@asynccontextmanager
+async def serving(
+    take: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+) -> AsyncGenerator[str]:
+    """Answer requests on a free port; its address."""
+    runner = web.ServerRunner(web.Server(take, access_log=None), shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     address: Any = runner.addresses[0]
-    made.url = f"http://127.0.0.1:{address[1]}/webhook"
     try:
-        yield made
+        yield f"http://127.0.0.1:{address[1]}/webhook"
     finally:
         await runner.cleanup()
 

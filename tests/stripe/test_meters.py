@@ -1,5 +1,6 @@
 """Meters: events by both versions, sums, error reports, and what they cost."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -245,6 +246,18 @@ async def test_event_is_rejected_on_order(kit: Kit, customer: Any, sampled: bool
     [kind] = told["data"]["reason"]["error_types"]
     assert kind["error_count"] == 2
     assert len(kind["sample_errors"]) == (2 if sampled else 0)
+
+
+async def test_two_at_once_for_one_customer_and_meter_meet(kit: Kit, customer: Any) -> None:
+    await meter(kit)
+    other = await kit.customer()
+    sent = [
+        send(kit, who, "1", str(number)) for number, who in enumerate([customer, customer, other])
+    ]
+    outcomes = await asyncio.gather(*sent, return_exceptions=True)
+    lost = [one for one in outcomes if isinstance(one, stripe.RateLimitError)]
+    assert len(lost) == 1
+    assert (await kit.look("meters/tokens/total"))["total"] == "2"
 
 
 # What usage costs

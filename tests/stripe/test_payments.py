@@ -81,6 +81,16 @@ async def test_three_d_secure_asks_first(kit: Kit, outcome: str) -> None:
     assert found["status"] == ("succeeded" if outcome == "succeeded" else "requires_payment_method")
 
 
+async def test_bank_page_leads_back_to_the_return_address(kit: Kit) -> None:
+    intent = await kit.paid_intent(card="pm_card_threeDSecure2Required")
+    url = intent.next_action.redirect_to_url.url
+    form = {"action": "succeeded"}
+    async with kit.web.post(url, data=form, allow_redirects=False) as answer:
+        back = answer.headers["Location"]
+    assert back.startswith(f"https://example.com?payment_intent={intent.id}&")
+    assert back.endswith("&redirect_status=succeeded")
+
+
 async def test_off_session_wants_a_card_that_is_set_up(kit: Kit) -> None:
     customer = await kit.customer()
     card = await kit.v1.payment_methods.attach_async(

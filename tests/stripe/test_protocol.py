@@ -296,3 +296,10 @@ async def test_expand_puts_objects_in_place_of_ids(kit: Kit) -> None:
 async def test_what_cannot_be_expanded(kit: Kit, path: str) -> None:
     with pytest.raises(stripe.InvalidRequestError):
         await kit.paid_intent(expand=[path])
+    assert await kit.state("payment_intent") == []
+
+
+async def test_queries_are_decoded_once(kit: Kit) -> None:
+    made = await kit.customer(email="a+b%2B&c=d@example.com")
+    found = await kit.v1.customers.list_async({"email": made.email})
+    assert [one.id for one in found.data] == [made.id]
