@@ -78,9 +78,16 @@ def made_product(world: World, given: Obj) -> Obj:
     product.pop("tax_details", None)
     if "id" in given:
         product["id"] = given["id"]
-    product.update(pick(given, *PRODUCT_PLAIN))
+    product.update(_plain(given))
     product["metadata"] = merged_metadata(None, given)
     return product
+
+
+def _plain(given: Obj) -> Obj:
+    """Members as they were sent; a list that is cleared is empty."""
+    lists = ("images", "marketing_features")
+    plain = pick(given, *PRODUCT_PLAIN)
+    return {name: value or [] if name in lists else value for name, value in plain.items()}
 
 
 @route("POST /v1/products/{id}")
@@ -91,7 +98,8 @@ def update_product(world: World, call: Call) -> Obj:
     return world.change(
         product,
         "product.updated",
-        **pick(given, *PRODUCT_PLAIN, "default_price"),
+        **_plain(given),
+        **pick(given, "default_price"),
         metadata=merged_metadata(product["metadata"], given),
         updated=world.now,
     )

@@ -12,7 +12,7 @@ from sandbox.world import World, merged_metadata, pick
 
 PLAIN = (
     *("description", "receipt_email", "setup_future_usage", "shipping", "statement_descriptor"),
-    *("statement_descriptor_suffix", "transfer_group", "payment_method_options"),
+    *("statement_descriptor_suffix", "transfer_group"),
 )
 TYPES = ("card", "us_bank_account")
 

@@ -7,7 +7,7 @@ from sandbox.lists import Readable, readable
 from sandbox.nouns import payment_methods, subscriptions
 from sandbox.nouns.subscribing import ENDED, items_of
 from sandbox.routing import Call, route
-from sandbox.shapes import Obj, inside, objs_of
+from sandbox.shapes import Obj, as_obj, inside, objs_of
 from sandbox.world import World, merged_metadata, pick
 
 readable(
@@ -51,12 +51,25 @@ ALL_ON: Obj = {
 def _features(asked: Obj, before: Obj | None = None) -> Obj:
     made: Obj = {}
     for name, off in OFF.items():
-        given: Obj = {
-            key: [] if value == "" else value for key, value in inside(asked, name).items()
-        }
-        if name == "subscription_update":
-            given["products"] = [_product(one) for one in objs_of(given.get("products"))]
-        made[name] = {**off, **inside(before or {}, name), **given}
+        given = inside(asked, name)
+        if name == "subscription_update" and "products" in given:
+            given = {**given, "products": [_product(one) for one in objs_of(given["products"])]}
+        made[name] = _over(_over(off, inside(before or {}, name)), given)
+    duration: Obj = made["subscription_pause"]["duration"]
+    for option in duration["interval_options"]:
+        option.setdefault("interval_count", 1)
+    return made
+
+
+def _over(base: Obj, given: Obj) -> Obj:
+    """One object laid over another, with all that is inside; an empty string clears a list."""
+    made = dict(base)
+    for name, value in given.items():
+        below = as_obj(value)
+        if below is not None:
+            made[name] = _over(inside(base, name), below)
+        else:
+            made[name] = [] if value == "" else value
     return made
 
 

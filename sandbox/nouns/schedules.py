@@ -262,8 +262,11 @@ def _due(world: World, schedule: Obj) -> int | None:
 
 
 def _act(world: World, schedule: Obj) -> None:
+    sub = world.table("subscription").get(str(schedule["subscription"]))
     if schedule["status"] == "not_started":
         _start(world, schedule)
+    elif sub is None or sub["status"] in subscribing.ENDED:
+        world.move(schedule, "canceled", canceled_at=world.now, current_phase=None)
     elif schedule["phases"][-1]["end_date"] <= world.now:
         _end(world, schedule)
     else:

@@ -332,6 +332,21 @@ async def test_prices_of_usage(kit: Kit, customer: Any, price: Any, used: str, a
     assert (await renewed(kit, sub)).total == amount
 
 
+async def test_usage_so_far_is_billed_when_the_interval_changes(kit: Kit, customer: Any) -> None:
+    sub = await metered(kit, customer)
+    await send(kit, customer, "5", "a")
+    await kit.clock(timedelta(days=3))
+    year = await kit.price(9000, "year")
+    found = await kit.v1.subscriptions.update_async(
+        sub.id,
+        {
+            "items": [{"id": sub["items"].data[0].id, "price": year.id}],
+            "expand": ["latest_invoice"],
+        },
+    )
+    assert [line.amount for line in found.latest_invoice.lines.data] == [50, 9000]
+
+
 async def test_last_usage_is_billed_when_the_subscription_ends(kit: Kit, customer: Any) -> None:
     sub = await metered(kit, customer)
     await send(kit, customer, "5", "a")

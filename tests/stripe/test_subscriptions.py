@@ -344,6 +344,51 @@ async def test_another_interval_starts_a_new_period(kit: Kit, half: Any) -> None
     assert at(item_of(found).current_period_end) == datetime(2027, 2, 14, 12, tzinfo=UTC)
 
 
+async def test_new_anchor_starts_a_new_period_today(kit: Kit, half: Any) -> None:
+    sub, _ = half
+    found = await kit.v1.subscriptions.update_async(
+        sub.id, {"billing_cycle_anchor": {"type": "now"}, "expand": ["latest_invoice"]}
+    )
+    assert amounts(found.latest_invoice) == [-1000, 2000]
+    assert at(item_of(found).current_period_start) == kit.now
+
+
+async def test_trial_is_ended_by_request(kit: Kit) -> None:
+    customer = await kit.customer("pm_card_visa")
+    sub = await kit.subscription(customer, await kit.price(2000, "month"), trial_period_days=14)
+    await kit.clock(3 * DAY)
+    found = await kit.v1.subscriptions.update_async(
+        sub.id, {"trial_end": "now", "expand": ["latest_invoice"]}
+    )
+    assert (found.status, found.latest_invoice.status) == ("active", "paid")
+    assert amounts(found.latest_invoice) == [2000]
+    assert at(found.billing_cycle_anchor) == kit.now
+
+
+async def test_change_during_a_trial_costs_nothing(kit: Kit) -> None:
+    customer = await kit.customer("pm_card_visa")
+    sub = await kit.subscription(customer, await kit.price(2000, "month"), trial_period_days=14)
+    found = await upgraded(kit, sub, await kit.price(5000, "month"))
+    assert (found.status, len(await invoices_of(kit, sub))) == ("trialing", 1)
+    await kit.clock(15 * DAY)
+    assert (await invoices_of(kit, sub))[-1].total == 5000
+
+
+async def test_price_that_is_changed_is_seen_in_items(kit: Kit, half: Any) -> None:
+    sub, _ = half
+    price = item_of(sub).price
+    await kit.v1.prices.update_async(price.id, {"lookup_key": "pro", "metadata": {"plan": "p"}})
+    found = await kit.v1.subscriptions.retrieve_async(sub.id)
+    assert (item_of(found).price.lookup_key, item_of(found).price.metadata.plan) == ("pro", "p")
+    listed = await kit.v1.prices.list_async({"lookup_keys": ["pro"]})
+    assert [one.id for one in listed.data] == [price.id]
+    other = await kit.price(100)
+    with pytest.raises(stripe.InvalidRequestError):
+        await kit.v1.prices.update_async(other.id, {"lookup_key": "pro"})
+    moved = {"lookup_key": "pro", "transfer_lookup_key": True}
+    assert (await kit.v1.prices.update_async(other.id, moved)).lookup_key == "pro"
+
+
 async def test_pending_update_waits_for_its_payment(kit: Kit, half: Any) -> None:
     sub, big = half
     await kit.do(
@@ -545,6 +590,17 @@ async def test_schedule_is_released_before_its_time(kit: Kit, half: Any) -> None
         await kit.v1.subscription_schedules.create_async({"from_subscription": sub.id})
     released = await kit.v1.subscription_schedules.release_async(made.id)
     assert (released.status, released.subscription) == ("released", None)
+
+
+async def test_schedule_ends_with_its_subscription(kit: Kit, half: Any) -> None:
+    sub, _ = half
+    made = await kit.v1.subscription_schedules.create_async({"from_subscription": sub.id})
+    await kit.v1.subscriptions.cancel_async(sub.id)
+    found = await kit.v1.subscription_schedules.retrieve_async(made.id)
+    assert found.status == "canceled"
+    await kit.clock(60 * DAY)
+    with pytest.raises(stripe.InvalidRequestError):
+        await kit.v1.subscription_schedules.release_async(made.id)
 
 
 async def test_schedule_starts_a_subscription_later(kit: Kit) -> None:
