@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,8 @@ STOP_SECONDS_MAX: Final = 1.0
 """For requests that are running when it is stopped."""
 TICK_SECONDS: Final = 0.5
 SAVE_SECONDS: Final = 2.0
+SAVE_SHARE: Final = 20
+"""Between two savings, at least so many times what the last one took."""
 ROUTES: Final = (control_machine, control_people, nouns)
 """Modules whose import puts their routes in place."""
 
@@ -66,6 +68,21 @@ class Sandbox:
         """Deliver all events to this address from now on, signed with `webhook_secret`."""
         self.account.webhook_url = url
         self.account.open(self.account.base_url)
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.account.clock.now(), UTC)
+
+    def next_due(self) -> datetime | None:
+        """The next instant at which something happens by itself; never before now."""
+        due = self.account.next_due()
+        return None if due is None else datetime.fromtimestamp(due, UTC)
+
+    async def walk(self, to: datetime) -> int:
+        """Go to a time from one due instant to the next, deliveries included; how many there were.
+
+        An earlier time than now leaves it.
+        """
+        return await self.account.walk(to.timestamp())
 
     def members(self) -> dict[str, str]:
         """What `sandbox.json` says of the stand-in."""
@@ -197,9 +214,11 @@ async def _tick(account: Account) -> None:
 
 
 async def _save(account: Account, state_file: Path) -> None:
-    kept = -1
+    kept, took, loop = -1, 0.0, asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(SAVE_SECONDS)
+        # A large state takes its time: it must not take all of it.
+        await asyncio.sleep(max(SAVE_SECONDS, SAVE_SHARE * took))
         if kept != account.version:
-            kept = account.version
+            kept, before = account.version, loop.time()
             write_file(state_file, account)
+            took = loop.time() - before

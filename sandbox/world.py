@@ -18,8 +18,6 @@ from sandbox.shapes import Obj
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH: Final = 24
-UNSTORED: Final = ("event", "v2.core.event")
-"""Left out of a fork: they are many, and nothing there reads them."""
 
 
 def copied(value: Any) -> Any:
@@ -45,7 +43,8 @@ class World:
         self.listener: Callable[[Obj], None] | None = None
         """Told each new event, snapshot or thin."""
         self._frozen: int | None = None
-        self.is_fork = False
+        self._original: World | None = None
+        """Of a fork: what it was made from."""
 
     # Time and names
 
@@ -86,8 +85,16 @@ class World:
 
     # Reading
 
+    @property
+    def is_fork(self) -> bool:
+        return self._original is not None
+
     def table(self, kind: str) -> dict[str, Obj]:
-        return self.tables.setdefault(kind, {})
+        """All objects of a kind. A fork copies them when it looks for the first time."""
+        if kind not in self.tables:
+            original = self._original
+            self.tables[kind] = {} if original is None else copied(original.table(kind))
+        return self.tables[kind]
 
     def every(self, kind: str, **members: Any) -> list[Obj]:
         """Objects with these members, oldest first."""
@@ -112,11 +119,16 @@ class World:
 
     def any(self, object_id: str) -> Obj | None:
         kind = self.kinds.get(object_id)
-        return None if kind is None else self.tables[kind].get(object_id)
+        if kind is None and self._original is not None:
+            kind = self._original.kinds.get(object_id)
+        return None if kind is None else self.table(kind).get(object_id)
 
     def note(self, object_id: str) -> Obj:
         """What only the stand-in knows of an object."""
-        return self.notes.setdefault(object_id, {})
+        if object_id not in self.notes:
+            original = self._original
+            self.notes[object_id] = {} if original is None else copied(original.note(object_id))
+        return self.notes[object_id]
 
     # Changing
 
@@ -241,9 +253,8 @@ class World:
     def fork(self) -> "World":
         """A copy in which things can be tried. It tells nobody."""
         fork = World(seed=f"{self.seed}/fork", clock=self._clock, settings=self.settings)
-        kept = {kind: table for kind, table in self.tables.items() if kind not in UNSTORED}
-        fork.load(copied({"counter": self.counter, "tables": kept, "notes": self.notes}))
-        fork.base_url, fork._frozen, fork.is_fork = self.base_url, self._frozen, True
+        fork.counter, fork.base_url, fork._frozen = self.counter, self.base_url, self._frozen
+        fork._original = self
         return fork
 
 

@@ -210,6 +210,22 @@ async def test_control_plane_refuses_what_makes_no_sense(
     assert (found, "error" in answer) == (status, True)
 
 
+async def test_clock_is_walked_without_http_too(kit: Kit) -> None:
+    customer = await kit.customer("pm_card_visa")
+    await kit.subscription(customer, await kit.price(2000, "month"))
+    seen = list[datetime]()
+    while (due := kit.sandbox.next_due()) is not None and len(seen) < 3:
+        assert await kit.sandbox.walk(due) == 1
+        assert kit.sandbox.now() == due
+        seen.append(due)
+    assert seen[1:] == [
+        datetime(2026, 2, 28, 12, tzinfo=UTC),
+        datetime(2026, 2, 28, 13, tzinfo=UTC),
+    ]
+    assert await kit.sandbox.walk(START) == 0
+    assert kit.sandbox.now() == seen[-1]
+
+
 async def test_clock_tells_the_time_in_both_forms(kit: Kit) -> None:
     answer = await kit.look("clock")
     assert answer == {
