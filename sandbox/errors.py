@@ -70,6 +70,25 @@ def unexpected_state(noun: str, obj: Obj, doing: str) -> StripeError:
     return error
 
 
+TIME_MAX: Final = 4_102_444_800
+"""The year 2100: Stripe's own bounds are nearer, and calendars end somewhere."""
+INTERVALS_MAX: Final = {"day": 1_095, "week": 156, "month": 36, "year": 3}
+
+
+def check_time(at: int, param: str) -> int:
+    """The time. Raises StripeError 400 if it is before 1970 or too far ahead."""
+    if not 0 < at < TIME_MAX:
+        raise invalid("Invalid timestamp.", param=param, code="parameter_invalid_integer")
+    return at
+
+
+def check_interval(interval: str, count: int, param: str) -> None:
+    """Raises StripeError 400 for no time, or more than three years."""
+    if not 1 <= count <= INTERVALS_MAX[interval]:
+        message = f"Between 1 and {INTERVALS_MAX[interval]} for the interval {interval}."
+        raise invalid(message, param=param, code="parameter_invalid_integer")
+
+
 def declined(code: str, decline_code: str | None, message: str, **more: Any) -> StripeError:
     """A card that did not pay."""
     return StripeError(

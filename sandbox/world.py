@@ -14,7 +14,7 @@ from sandbox import reactions, schema
 from sandbox.errors import missing
 from sandbox.lives import LIVES
 from sandbox.settings import Settings
-from sandbox.shapes import Obj
+from sandbox.shapes import Obj, as_obj
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH: Final = 24
@@ -237,7 +237,7 @@ class World:
         return {
             "counter": self.counter,
             "tables": self.tables,
-            "notes": self.notes,
+            "notes": {name: note for name, note in self.notes.items() if note},
         }
 
     def load(self, dumped: Obj) -> None:
@@ -259,8 +259,16 @@ class World:
 
 
 def pick(given: Obj, *names: str) -> Obj:
-    """Those members that are there; an empty string clears."""
-    return {name: None if given[name] == "" else given[name] for name in names if name in given}
+    """Those members that are there; an empty string clears, inside too."""
+    return {name: _cleared(given[name]) for name in names if name in given}
+
+
+def _cleared(value: Any) -> Any:
+    if value == "":
+        return None
+    if (members := as_obj(value)) is not None:
+        return {name: _cleared(inner) for name, inner in members.items()}
+    return value
 
 
 def merged_metadata(old: Obj | None, given: Obj, name: str = "metadata") -> Obj:

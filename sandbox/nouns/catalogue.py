@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 from sandbox import money
-from sandbox.errors import invalid
+from sandbox.errors import check_interval, invalid
 from sandbox.expand import included
 from sandbox.lists import Readable, is_inside, readable, same
 from sandbox.money import check_currency
@@ -145,6 +145,8 @@ def made_price(world: World, given: Obj) -> Obj:
     """A price that is not stored yet. Raises StripeError 400."""
     world.used("product", given["product"], "product")
     recurring = _recurrence(world, given.get("recurring"))
+    if given.get("transform_quantity", {"divide_by": 1})["divide_by"] < 1:
+        raise invalid("Invalid divide_by.", param="transform_quantity[divide_by]")
     scheme = given.get("billing_scheme", "per_unit")
     price = world.make("price", "price", active=given.get("active", True))
     for absent in ("tiers", "currency_options"):
@@ -190,6 +192,8 @@ def _recurrence(world: World, given: Obj | None) -> Obj | None:
     if given is None:
         return None
     usage = given.get("usage_type", "licensed")
+    param = "recurring[interval_count]"
+    check_interval(given["interval"], given.get("interval_count", 1), param)
     if usage == "metered":
         if "meter" not in given:
             message = "A metered price needs a meter: `recurring[meter]`."
@@ -235,6 +239,7 @@ def amount(world: World, price: Obj, quantity: Decimal | int) -> int:
 
 @route("POST /v1/prices/{price}")
 def update_price(world: World, call: Call) -> Obj:
+    """What can change of a price; the items of subscriptions show it at once."""
     price, given = world.get("price", call.id), call.params
     if (key := given.get("lookup_key")) and key != price["lookup_key"]:
         _claim_lookup_key(world, key, transfer=given.get("transfer_lookup_key", False))

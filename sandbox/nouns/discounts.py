@@ -34,6 +34,10 @@ def create_coupon(world: World, call: Call) -> Obj:
     if (duration == "repeating") != ("duration_in_months" in given):
         message = "duration_in_months belongs to duration=repeating."
         raise invalid(message, param="duration_in_months")
+    if not 0 < given.get("percent_off", 1) <= 100 or given.get("amount_off", 1) < 1:
+        raise invalid("A coupon takes off between 0 and 100 percent, or an amount.")
+    if not 1 <= given.get("duration_in_months", 1) <= 60:
+        raise invalid("Invalid duration_in_months.", param="duration_in_months")
     coupon = world.make("coupon", "coupon", duration=duration, times_redeemed=0, valid=True)
     for absent in ("applies_to", "currency_options"):
         coupon.pop(absent, None)

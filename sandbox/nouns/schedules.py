@@ -1,7 +1,7 @@
 """Subscription schedules: phases that change a subscription when they begin."""
 
 from sandbox import agenda, calendar, reactions
-from sandbox.errors import invalid
+from sandbox.errors import check_interval, check_time, invalid
 from sandbox.lists import Readable, is_inside, readable
 from sandbox.nouns import catalogue, sub_changes, sub_clock, subscribing, subscriptions
 from sandbox.nouns.subscribing import items_of
@@ -106,7 +106,7 @@ def _phases(world: World, asked: list[Obj], start: int, currency: str | None) ->
     made, at = list[Obj](), start
     for number, given in enumerate(asked):
         begins = given.get("start_date", at)
-        at = world.now if begins == "now" else begins
+        at = check_time(world.now if begins == "now" else begins, f"phases[{number}][start_date]")
         if made and made[-1]["end_date"] != at:
             raise invalid(
                 "Each phase begins where the one before ends.",
@@ -123,7 +123,10 @@ def _phases(world: World, asked: list[Obj], start: int, currency: str | None) ->
             end = world.now
         if end is None:
             unit = given.get("duration") or prices[0]["recurring"]
-            end = calendar.add(at, unit["interval"], unit.get("interval_count", 1))
+            count = unit.get("interval_count", 1)
+            check_interval(unit["interval"], count, f"phases[{number}][duration]")
+            end = calendar.add(at, unit["interval"], count)
+        check_time(end, f"phases[{number}][end_date]")
         if end <= at:
             raise invalid("A phase ends after it begins.", param=f"phases[{number}][end_date]")
         made.append(_phase(world, currency or prices[0]["currency"], given, at, end))

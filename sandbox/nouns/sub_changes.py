@@ -6,7 +6,7 @@ A credit is what was really charged for the rest of the period, a debit the new 
 
 from sandbox import reactions
 from sandbox.calendar import HOUR
-from sandbox.errors import StripeError, invalid, missing
+from sandbox.errors import StripeError, check_time, invalid, missing
 from sandbox.money import share
 from sandbox.nouns import invoice_ends, invoice_lines, invoicing, paying, subscribing
 from sandbox.nouns.subscribing import is_metered, items_of, price_of, set_period
@@ -128,6 +128,7 @@ def _move_trial(world: World, sub: Obj, given: Obj, items: list[Obj]) -> None:
         return
     if end <= world.now:
         raise invalid("Invalid timestamp: must be in the future.", param="trial_end")
+    check_time(end, "trial_end")
     start = sub["trial_start"] if sub["status"] == "trialing" else world.now
     sub.update(status="trialing", trial_start=start, trial_end=end, billing_cycle_anchor=end)
     for item in items:

@@ -2,7 +2,7 @@
 
 from sandbox import calendar, reactions
 from sandbox.cards import MESSAGES
-from sandbox.errors import StripeError, declined, invalid
+from sandbox.errors import StripeError, check_time, declined, invalid
 from sandbox.nouns import (
     catalogue,
     discounts,
@@ -11,10 +11,11 @@ from sandbox.nouns import (
     paying,
     setup_intents,
 )
-from sandbox.shapes import Obj, at
+from sandbox.shapes import Obj, as_obj, at, inside
 from sandbox.world import World, copied, listed, merged_metadata, pick
 
 ENDED = ("canceled", "incomplete_expired")
+TRIAL_DAYS_MAX = 730
 INCOMPLETE_SECONDS = 23 * calendar.HOUR
 PLAIN = ("days_until_due", "description", "payment_settings", "trial_settings")
 
@@ -127,7 +128,7 @@ def begin(world: World, customer: Obj, given: Obj, *, method: Obj | None = None)
         trial_end=trial_end,
         trial_start=world.now if trial_end else None,
     )
-    _take_plain(sub, given)
+    take_plain(sub, given)
     sub["discounts"] = [
         one["id"]
         for one in discounts.redeem(
@@ -166,9 +167,13 @@ def _fixed_members(given: Obj) -> Obj:
     }
 
 
-def _take_plain(sub: Obj, given: Obj) -> None:
-    for name, value in pick(given, *PLAIN).items():
-        sub[name] = {**(sub[name] or {}), **value} if isinstance(value, dict) else value
+def take_plain(sub: Obj, given: Obj, *names: str) -> None:
+    """Members that are only kept; of objects, what is not named stays."""
+    for name, value in pick(given, *PLAIN, *names).items():
+        changes = as_obj(value)
+        sub[name] = value if changes is None else {**inside(sub, name), **changes}
+    behavior = inside(sub, "trial_settings", "end_behavior")
+    behavior.setdefault("missing_payment_method", "create_invoice")
 
 
 def _billing_mode(given: Obj) -> Obj:
@@ -179,7 +184,7 @@ def _billing_mode(given: Obj) -> Obj:
 
 def _trial_end(world: World, given: Obj) -> int | None:
     if (days := given.get("trial_period_days")) is not None:
-        if days < 1:
+        if not 1 <= days <= TRIAL_DAYS_MAX:
             raise invalid("Invalid trial_period_days.", param="trial_period_days")
         return world.now + days * calendar.DAY
     end = given.get("trial_end")
@@ -187,16 +192,19 @@ def _trial_end(world: World, given: Obj) -> int | None:
         return None
     if end <= world.now:
         raise invalid("Invalid timestamp: must be in the future.", param="trial_end")
-    return end
+    return check_time(end, "trial_end")
 
 
 def _anchor(world: World, given: Obj) -> int:
     if (config := given.get("billing_cycle_anchor_config")) is not None:
+        if not 1 <= config["day_of_month"] <= 31:
+            param = "billing_cycle_anchor_config[day_of_month]"
+            raise invalid("Invalid day of month.", param=param)
         return calendar.next_day_of_month(world.now, config["day_of_month"])
     anchor = given.get("billing_cycle_anchor", world.now)
     if anchor < world.now:
         raise invalid("The anchor must be in the future.", param="billing_cycle_anchor")
-    return anchor
+    return check_time(anchor, "billing_cycle_anchor")
 
 
 def set_end(world: World, sub: Obj, given: Obj) -> None:

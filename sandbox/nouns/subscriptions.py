@@ -146,8 +146,7 @@ def change(world: World, sub: Obj, given: Obj) -> Obj:
 
 def _change_members(world: World, sub: Obj, given: Obj) -> None:
     sub["metadata"] = merged_metadata(sub["metadata"], given)
-    for name, value in pick(given, *subscribing.PLAIN, "collection_method").items():
-        sub[name] = {**(sub[name] or {}), **value} if isinstance(value, dict) else value
+    subscribing.take_plain(sub, given, "collection_method")
     if (name := given.get("default_payment_method")) is not None:
         method = payment_methods.used(world, name)
         payment_methods.check_usable(method, sub["customer"])

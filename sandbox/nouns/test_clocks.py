@@ -4,7 +4,7 @@ from typing import Final
 
 from sandbox import agenda
 from sandbox.calendar import DAY
-from sandbox.errors import StripeError, invalid
+from sandbox.errors import StripeError, check_time, invalid
 from sandbox.lists import Readable, readable
 from sandbox.routing import Call, route
 from sandbox.shapes import Obj
@@ -25,7 +25,7 @@ def create(world: World, call: Call) -> Obj:
         KIND,
         "clock",
         deletes_after=world.now + KEPT_DAYS * DAY,
-        frozen_time=given["frozen_time"],
+        frozen_time=check_time(given["frozen_time"], "frozen_time"),
         name=given.get("name"),
         status="ready",
         status_details={},

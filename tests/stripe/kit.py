@@ -81,7 +81,7 @@ def check_world(world: World) -> None:
                 told = obj["data"]["object"]
                 wrong += schema.differences(schema.of(told["object"]), told, obj["type"])
                 assert obj["type"] in schema.SNAPSHOT_EVENTS
-    assert wrong == []
+    assert wrong == [], wrong[:5]
 
 
 @dataclass
