@@ -34,6 +34,7 @@ from meter.intake import Intake
 from meter.observe import Metrics
 from meter.problems import ProblemError, fault, problem_body
 from meter.route import Call
+from meter.stripe_port import StripeConfig
 from sql import queries
 from sql.errors import TransactionConflict
 from sql.pool import Connection, Pool, transaction
@@ -64,6 +65,8 @@ class Config(Struct, frozen=True, kw_only=True):
     event_retention: timedelta = timedelta(days=400)
     late_grace: timedelta = timedelta(minutes=5)
     """How long after its end a window is closed for pricing: events arrive late."""
+    stripe: StripeConfig | None = None
+    """None: nothing is sold through Stripe."""
     metrics_open: bool = True
     """Whether /metrics is answered on the main port."""
 
