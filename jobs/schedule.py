@@ -20,6 +20,9 @@ from jobs.event_months import event_partitions
 from jobs.forget import forget_guards, forget_refusals
 from jobs.rate_usage import rate_usage
 from jobs.runner import Job, Runner, Watch
+from jobs.stripe_inbox import stripe_inbox
+from jobs.stripe_outbox import stripe_outbox
+from jobs.stripe_sweep import stripe_sweep
 from jobs.sweep import sweep
 
 TIMETABLE: Final = (
@@ -36,6 +39,27 @@ TIMETABLE: Final = (
         seconds_max=300,
         work=rate_usage,
         about="charges events of meters with `charge: events`, and windows that have closed",
+    ),
+    Job(
+        name="stripe_inbox",
+        every=timedelta(seconds=2),
+        seconds_max=600,
+        work=stripe_inbox,
+        about="applies what Stripe told: credits what was paid, takes back what was refunded",
+    ),
+    Job(
+        name="stripe_outbox",
+        every=timedelta(seconds=5),
+        seconds_max=300,
+        work=stripe_outbox,
+        about="asks Stripe for what nobody waits for: refunds",
+    ),
+    Job(
+        name="stripe_sweep",
+        every=timedelta(minutes=10),
+        seconds_max=600,
+        work=stripe_sweep,
+        about="reads Stripe's own lists for what no delivery told",
     ),
     Job(
         name="forget_refusals",

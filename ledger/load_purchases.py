@@ -55,6 +55,17 @@ async def load_purchases(
         for r in requests
         if isinstance(r, OpenPurchase) and r.terms.line_id is not None
     }
+    return await load_named(conn, customers, named, lines)
+
+
+async def load_named(
+    conn: Connection,
+    customers: dict[int, Books],
+    named: Iterable[tuple[int, int]],
+    lines: Iterable[tuple[int, str | None, str]] = (),
+) -> set[tuple[int, int]]:
+    """The same by (customer, number), and by (customer, invoice, line)."""
+    named, lines = list(named), list(lines)
     if not (named or lines):
         return set()
     numbers = [no for no, _ in named], [purchase for _, purchase in named]

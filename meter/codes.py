@@ -5,6 +5,7 @@ from typing import Final
 
 from meter.code import Code
 from meter.metering_codes import METERING_CODES
+from meter.stripe_codes import STRIPE_CODES
 
 __all__ = ["CODES", "Code"]
 
@@ -76,12 +77,6 @@ CODES: Final[Mapping[str, Code]] = {
     ),
     "grant_not_found": Code(
         (404,), "Grant not found", "No grant has this id.", "Use the `id` that the grant answered."
-    ),
-    "purchase_not_found": Code(
-        (404,),
-        "Purchase not found",
-        "No purchase has this id.",
-        "Use the `purchase_id` that its checkout answered.",
     ),
     "charge_not_found": Code(
         (404,),
@@ -168,30 +163,6 @@ CODES: Final[Mapping[str, Code]] = {
         "Reversal exceeds charge",
         "The reversal asks for more than is left of the charge, or nothing is left.",
         "Reverse at most `left`.",
-    ),
-    "grant_has_purchase": Code(
-        (409,),
-        "Grant has a purchase",
-        "The credits were bought, so they can't be voided.",
-        "Refund the purchase.",
-    ),
-    "purchase_not_credited": Code(
-        (409,),
-        "Purchase not credited",
-        "The purchase is not paid, or a person has to look at it: there are no credits of it.",
-        "Wait until its `status` is `credited`.",
-    ),
-    "purchase_already_credited": Code(
-        (409,),
-        "Purchase already credited",
-        "The purchase was credited for a payment of another amount.",
-        "Look at both payments at Stripe: a purchase is paid once.",
-    ),
-    "nothing_refundable": Code(
-        (409,),
-        "Nothing refundable",
-        "What can still be refunded of the purchase is less than asked for, or all is spent.",
-        "Send at most `left` as `amount`; without one, what is unspent is refunded.",
     ),
     "grant_already_voided": Code(
         (409,), "Grant already voided", "The grant was voided before.", "Nothing: it has ended."
@@ -294,13 +265,6 @@ CODES: Final[Mapping[str, Code]] = {
         "Invalid money",
         "A void of a paid grant must say where its money goes; of another grant it must not.",
         'Send `money` as `"refunded"` or `"breakage"`, or leave it out.',
-    ),
-    "invalid_purchase": Code(
-        (422,),
-        "Invalid purchase",
-        "The members of a purchase do not fit together: tax above the payment, a plan without its "
-        "invoice line and period, a pack with one.",
-        "See [purchases](../concepts/purchases.md).",
     ),
     "invalid_number": Code(
         (422,),
@@ -408,4 +372,5 @@ CODES: Final[Mapping[str, Code]] = {
         retryable=True,
     ),
     **METERING_CODES,
+    **STRIPE_CODES,
 }

@@ -121,6 +121,17 @@ class Metrics:
             ("fate",),
             registry=registry,
         )
+        self._deliveries = Counter(
+            "drawdown_stripe_deliveries",
+            "Deliveries of Stripe, by what became of them: marked, ignored, other_mode, known.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._outbox_age = Gauge(
+            "drawdown_outbox_age_seconds",
+            "How long the oldest call to Stripe waits that a job has still to send.",
+            registry=registry,
+        )
         self._holds_overdue = Gauge(
             "drawdown_holds_overdue",
             "Open holds whose deadline has passed and that no sweep has ended yet.",
@@ -182,6 +193,14 @@ class Metrics:
     def queued(self, depth: int) -> None:
         """Requests waiting now."""
         self._queue_depth.set(depth)
+
+    def delivered(self, outcome: str) -> None:
+        """A delivery of Stripe was kept, or was known."""
+        self._deliveries.labels(outcome).inc()
+
+    def outbox_age(self, seconds: float) -> None:
+        """How long the oldest call waits that a job has to send."""
+        self._outbox_age.set(seconds)
 
     def holds_overdue(self, count: int) -> None:
         """Open holds past their deadline now."""

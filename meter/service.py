@@ -34,7 +34,7 @@ from meter.intake import Intake
 from meter.observe import Metrics
 from meter.problems import ProblemError, fault, problem_body
 from meter.route import Call
-from meter.stripe_port import StripeConfig
+from meter.stripe_port import StripeConfig, StripePort
 from sql import queries
 from sql.errors import TransactionConflict
 from sql.pool import Connection, Pool, transaction
@@ -65,6 +65,7 @@ class Config(Struct, frozen=True, kw_only=True):
     event_retention: timedelta = timedelta(days=400)
     late_grace: timedelta = timedelta(minutes=5)
     """How long after its end a window is closed for pricing: events arrive late."""
+    freeze_on_fraud_warning: bool = False
     stripe: StripeConfig | None = None
     """None: nothing is sold through Stripe."""
     metrics_open: bool = True
@@ -102,6 +103,7 @@ class Service:
         self.pool, self.config, self.installation = pool, config, installation
         self.metrics = metrics
         self.jobs: JobsPort | None = None
+        self.stripe: StripePort | None = None
         self.is_draining = False
         self.keys = Keys(pool)
         self.directory = Directory(pool, signup_due=config.signup_amount is not None)
@@ -148,6 +150,11 @@ class Service:
         await self.intake.close()
         await self.keys.close()
         await self.directory.close()
+
+    @property
+    def installation_id(self) -> str:
+        """Of this database, for ever."""
+        return self.installation.installation_id
 
     def drain(self) -> None:
         """From now on not ready: load balancers look elsewhere, requests are still answered."""
@@ -246,9 +253,9 @@ class Service:
             raise fault("too_many_lots") from error
         result = results[0]
         assert result is not None, "waited for the lock"
-        if result.code is not None:
-            words: str = msgspec.json.decode(result.body)["detail"]
-            raise ProblemError(result.status, result.code, words)
+        if result.status >= 400:
+            refusal: dict[str, Any] = msgspec.json.decode(result.body)
+            raise ProblemError(result.status, refusal["code"], refusal["detail"])
         return result
 
     async def follow(self, conn: Connection, correction: Correction, event: Fact) -> None:

@@ -4,15 +4,23 @@ The calls are made by `jobs.stripe_gateway`, which the composition puts in. Noth
 Stripe's library.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
 LIVE_PREFIXES: Final = ("sk_live_", "rk_live_")
 
+Kind = Literal["customer", "product", "price", "session", "intent", "refund"]
+"""What is made at Stripe."""
+FaultKind = Literal["declined", "refused", "missing", "busy", "limited", "unauthorized", "unknown"]
+"""`declined`: a card. `refused`: it will never work so. `missing`: there is no such object. `busy`:
+the same is under way. `limited`: too many calls, nothing was done. `unauthorized`: the key is not
+accepted. `unknown`: it may have been done."""
 
-class StripeConfig(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+
+class StripeConfig(Struct, frozen=True, kw_only=True):
     """Keys of one Stripe account in one mode. Never shown."""
 
     secret_key: str
@@ -28,3 +36,106 @@ class StripeConfig(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
 
     def __repr__(self) -> str:
         return "StripeConfig(…)"
+
+
+class StripeFault(Exception):
+    """A call to Stripe that did not do what it was to do."""
+
+    def __init__(
+        self,
+        kind: FaultKind,
+        words: str,
+        *,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(words)
+        self.kind: FaultKind = kind
+        self.code = code
+        """Stripe's own: of a declined card the decline code."""
+        self.request_id = request_id
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same call would fail again."""
+        return self.kind in {"declined", "refused", "missing"}
+
+
+class Made(Struct, frozen=True):
+    """An object that was made, and what of it is worth keeping: never a secret."""
+
+    object_id: str
+    url: str | None = None
+
+
+class RefundState(Struct, frozen=True, kw_only=True):
+    refund_id: str
+    status: str
+    amount: int
+    call: str | None
+    """The name of our call that made it; None: it was made elsewhere."""
+
+
+class DisputeState(Struct, frozen=True, kw_only=True):
+    dispute_id: str
+    status: str
+    amount: int
+    withdrawn: int
+    """What Stripe has taken for it and not given back, in the purchase's currency."""
+    fee: int
+
+
+class Payment(Struct, frozen=True, kw_only=True):
+    """The money of one purchase as Stripe has it now, in the currency's smallest unit."""
+
+    object_ids: tuple[str, ...]
+    """The session and the intent, as far as there are."""
+    marks: Mapping[str, str]
+    """The metadata that we gave them."""
+    status: Literal["open", "paid", "failed"]
+    currency: str
+    listed: int | None = None
+    """Before discounts and tax."""
+    captured: int = 0
+    tax: int = 0
+    fee: int = 0
+    refunds: tuple[RefundState, ...] = ()
+    disputes: tuple[DisputeState, ...] = ()
+    is_suspected: bool = False
+    """An early fraud warning is open."""
+
+
+class News(Struct, frozen=True):
+    """One event of Stripe's own list."""
+
+    event_id: str
+    body: bytes
+    created_at: datetime
+
+
+class StripePort(Protocol):
+    """Calls to Stripe. Each may raise StripeFault."""
+
+    async def make(self, kind: Kind, params: Mapping[str, Any], key: str) -> Made:
+        """Make an object under an idempotency key."""
+        ...
+
+    async def find(self, kind: Kind, name: str, since: datetime) -> Made | None:
+        """The object that the call `name` made, among those made since then."""
+        ...
+
+    async def client_secret(self, intent_id: str) -> str:
+        """What the browser needs to pay an intent. Never stored."""
+        ...
+
+    async def payment(self, kind: Literal["session", "intent"], object_id: str) -> Payment:
+        """The money behind a session or an intent, whole."""
+        ...
+
+    async def is_deleted(self, customer_id: str) -> bool: ...
+
+    async def news(self, since: datetime) -> Sequence[News]:
+        """Events since then, the oldest first; at most some thousands at a time."""
+        ...
+
+    async def close(self) -> None: ...

@@ -18,6 +18,7 @@ from yarl import URL
 
 from jobs.runner import Runner
 from jobs.schedule import TIMETABLE
+from jobs.stripe_gateway import Gateway
 from ledger import customers
 from meter.app import create_app
 from meter.auth import new_key
@@ -339,6 +340,8 @@ async def serving(
         admin = await new_key(conn, name="admin", scopes=["admin"])
     service = await Service.start(pool, config)
     service.jobs = runner = Runner(service, TIMETABLE)
+    if config.stripe is not None:
+        service.stripe = Gateway(config.stripe)
     server = Server()
     await server.start(create_app(service, hot_first=hot_first), "127.0.0.1", 0)
     try:
@@ -348,6 +351,8 @@ async def serving(
     finally:
         await server.stop(STOP_SECONDS_MAX)
         await runner.stop()
+        if service.stripe is not None:
+            await service.stripe.close()
         await service.close()
 
 

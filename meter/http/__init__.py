@@ -2,7 +2,20 @@
 
 from typing import Final
 
-from meter.http import batch, customers, events, hot, meters, operate, prices, reads, rerates
+from meter.http import (
+    batch,
+    customers,
+    events,
+    hot,
+    meters,
+    operate,
+    packs,
+    prices,
+    purchases,
+    reads,
+    rerates,
+    webhook,
+)
 from meter.route import Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -14,5 +27,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     *meters.ROUTES,
     *prices.ROUTES,
     *rerates.ROUTES,
+    *packs.ROUTES,
+    *purchases.ROUTES,
+    *webhook.ROUTES,
     *operate.ROUTES,
 )

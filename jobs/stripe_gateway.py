@@ -1,0 +1,202 @@
+"""Calls to Stripe. The only module that makes them.
+
+Stripe's library retries what was cut off or refused for a moment, twice and under the same key.
+What is left becomes a StripeFault that says whether it may have been done.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+import stripe
+
+from jobs.stripe_shapes import dispute_state, is_open_warning, payment_of, refund_state
+from meter.stripe_port import FaultKind, Kind, Made, News, Payment, StripeConfig, StripeFault
+
+SECONDS_MAX: Final = 10.0
+"""For one attempt."""
+RETRIES: Final = 2
+PAGE: Final = 100
+LOOKED_MAX: Final = 2_000
+"""Objects looked through for one that may have been made."""
+NEWS_MAX: Final = 5_000
+INTENT_EXPAND: Final = ("latest_charge.balance_transaction",)
+FAULTS: Final[tuple[tuple[type[stripe.StripeError], FaultKind], ...]] = (
+    (stripe.CardError, "declined"),
+    (stripe.RateLimitError, "limited"),
+    (stripe.AuthenticationError, "unauthorized"),
+    (stripe.PermissionError, "unauthorized"),
+    (stripe.IdempotencyError, "refused"),
+    (stripe.InvalidRequestError, "refused"),
+)
+
+# It logs request bodies' addresses and retries at a level that is ours to choose.
+logging.getLogger("stripe").setLevel(logging.WARNING)
+stripe.enable_telemetry = False
+
+
+class Gateway:
+    """The calls of `StripePort`, with one account's key."""
+
+    def __init__(self, config: StripeConfig) -> None:
+        base = config.api_base
+        bases = ("api", "files", "connect", "meter_events")
+        options: dict[str, Any] = {}
+        if base is not None:
+            options["base_addresses"] = dict.fromkeys(bases, base)
+        self._http = stripe.AIOHTTPClient(timeout=SECONDS_MAX)
+        client = stripe.StripeClient(
+            config.secret_key, http_client=self._http, max_network_retries=RETRIES, **options
+        )
+        self._v1 = client.v1
+        v1 = self._v1
+        self._services: dict[Kind, Any] = {
+            "customer": v1.customers,
+            "product": v1.products,
+            "price": v1.prices,
+            "session": v1.checkout.sessions,
+            "intent": v1.payment_intents,
+            "refund": v1.refunds,
+        }
+
+    async def close(self) -> None:
+        """Leave the connections."""
+        await self._http.close_async()
+
+    async def make(self, kind: Kind, params: Mapping[str, Any], key: str) -> Made:
+        """See `StripePort`."""
+        async with _faults():
+            made = await self._services[kind].create_async(dict(params), {"idempotency_key": key})
+        return _made(made)
+
+    async def find(self, kind: Kind, name: str, since: datetime) -> Made | None:
+        """See `StripePort`."""
+        params = {"created": {"gte": int(since.timestamp())}}
+        async for one in self._all(self._services[kind].list_async, params, LOOKED_MAX):
+            if _metadata(one).get("drawdown_call") == name:
+                return _made(one)
+        return None
+
+    async def client_secret(self, intent_id: str) -> str:
+        """See `StripePort`."""
+        async with _faults():
+            intent = await self._v1.payment_intents.retrieve_async(intent_id)
+        if intent.client_secret is None:
+            raise StripeFault("missing", "The intent has no secret.")
+        return intent.client_secret
+
+    async def payment(self, kind: Literal["session", "intent"], object_id: str) -> Payment:
+        """See `StripePort`."""
+        session: Any = None
+        intent_id: str | None = object_id
+        async with _faults():
+            if kind == "session":
+                session = await self._v1.checkout.sessions.retrieve_async(object_id)
+                intent_id = session.payment_intent
+            else:
+                session = await self._session_of(object_id)
+        if intent_id is None:
+            return payment_of(session, None, (), (), is_suspected=False)
+        async with _faults():
+            intent = await self._v1.payment_intents.retrieve_async(
+                intent_id, {"expand": list(INTENT_EXPAND)}
+            )
+        of_intent = {"payment_intent": intent_id}
+        refunds = [
+            refund_state(one) async for one in self._all(self._v1.refunds.list_async, of_intent)
+        ]
+        currency = str(intent.currency)
+        disputes = [
+            dispute_state(one, currency)
+            async for one in self._all(self._v1.disputes.list_async, of_intent)
+        ]
+        warnings = self._v1.radar.early_fraud_warnings.list_async
+        suspected = [one async for one in self._all(warnings, of_intent) if is_open_warning(one)]
+        return payment_of(session, intent, refunds, disputes, is_suspected=bool(suspected))
+
+    async def _session_of(self, intent_id: str) -> Any:
+        """The checkout session that an intent was made for; None: there is none."""
+        found = await self._v1.checkout.sessions.list_async({"payment_intent": intent_id})
+        return next(iter(found.data), None)
+
+    async def is_deleted(self, customer_id: str) -> bool:
+        """Whether Stripe has forgotten a customer."""
+        try:
+            async with _faults():
+                found: Any = await self._v1.customers.retrieve_async(customer_id)
+        except StripeFault as fault:
+            if fault.kind == "missing":
+                return True
+            raise
+        return bool(getattr(found, "deleted", False))
+
+    async def news(self, since: datetime) -> Sequence[News]:
+        """See `StripePort`."""
+        params = {"created": {"gte": int(since.timestamp())}}
+        found = [
+            News(
+                one.id,
+                msgspec.json.encode(one.to_dict()),
+                datetime.fromtimestamp(one.created, UTC),
+            )
+            async for one in self._all(self._v1.events.list_async, params, NEWS_MAX)
+        ]
+        return found[::-1]
+
+    async def _all(
+        self,
+        list_async: Callable[..., Awaitable[Any]],
+        params: Mapping[str, Any],
+        most: int = LOOKED_MAX,
+    ) -> AsyncIterator[Any]:
+        """Every object of a list, page by page, the newest first; at most so many."""
+        asked: dict[str, Any] = {**params, "limit": PAGE}
+        seen = 0
+        while True:
+            async with _faults():
+                page = await list_async(asked)
+            for one in page.data:
+                yield one
+            seen += len(page.data)
+            if not page.has_more or seen >= most:
+                return
+            asked["starting_after"] = page.data[-1].id
+
+
+@asynccontextmanager
+async def _faults() -> AsyncGenerator[None]:
+    """What Stripe or the way to it can go wrong with, as StripeFault."""
+    try:
+        yield
+    except stripe.StripeError as error:
+        raise _fault_of(error) from error
+
+
+def _fault_of(error: stripe.StripeError) -> StripeFault:
+    told = error.error
+    code = None if told is None else told.code
+    kind: FaultKind = "unknown"
+    for type_, its_kind in FAULTS:
+        if isinstance(error, type_):
+            kind = its_kind
+            break
+    if kind == "refused" and code == "resource_missing":
+        kind = "missing"
+    if code in {"idempotency_key_in_use", "lock_timeout"}:
+        kind = "busy"
+    if kind == "declined" and told is not None:
+        code = told.decline_code or code
+    words = (error.user_message or str(error)) if kind != "unauthorized" else "The key is refused."
+    return StripeFault(kind, words, code=code, request_id=error.request_id)
+
+
+def _metadata(one: Any) -> Mapping[str, str]:
+    found = getattr(one, "metadata", None)
+    return {} if found is None else found.to_dict()
+
+
+def _made(one: Any) -> Made:
+    return Made(one.id, getattr(one, "url", None) if one.object == "checkout.session" else None)

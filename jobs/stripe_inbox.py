@@ -1,0 +1,142 @@
+"""The job `stripe_inbox`: applies news of Stripe's objects. Each is fetched; what it is now counts.
+
+A worker takes an object for some seconds, fetches it without a transaction, and applies it in one
+that checks that nobody has taken the object since. What came in meanwhile leaves it marked.
+"""
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from asyncpg import Record
+
+from jobs.runner import Counts, Run
+from jobs.stripe_apply import Foreign, apply_payment
+from ledger.load_purchases import ForeignPurchase
+from meter.problems import ProblemError
+from meter.service import Service
+from meter.stripe_port import StripeFault, StripePort
+from sql import queries
+from sql.errors import DatabaseFault
+from sql.pool import Connection, transaction
+
+TOGETHER_MAX: Final = 8
+"""Objects at once: Stripe lets 25 calls a second pass in a sandbox, and each takes up to five."""
+ROUNDS_MAX: Final = 200
+LEASE: Final = timedelta(seconds=120)
+"""Longer than all calls for one object can take."""
+ATTEMPTS_MAX: Final = 12
+"""Then a person has to look: some hours have passed."""
+WAIT_FIRST: Final = timedelta(seconds=5)
+WAIT_MAX: Final = timedelta(hours=1)
+
+log = structlog.get_logger()
+
+
+class Superseded(Exception):
+    """Somebody else has taken the object meanwhile: nothing was applied."""
+
+
+async def stripe_inbox(run: Run) -> Counts:
+    """Apply in bounded rounds until there is no news that can be applied now."""
+    counts = {"applied": 0, "foreign": 0, "failed": 0, "parked": 0}
+    stripe = run.service.stripe
+    for _ in range(ROUNDS_MAX if stripe is not None else 0):
+        if run.stopping.is_set():
+            break
+        async with run.transaction() as conn:
+            taken = await conn.fetch(queries.stripe_take, TOGETHER_MAX, LEASE)
+        if not taken:
+            break
+        assert stripe is not None
+        fates = await asyncio.gather(*(_settle(run.service, stripe, one) for one in taken))
+        for fate in fates:
+            counts[fate] += 1
+    return counts
+
+
+async def _settle(service: Service, stripe: StripePort, taken: Record) -> str:
+    """Apply one object, or note why not. What became of it."""
+    try:
+        return await _apply(service, stripe, taken)
+    except Superseded:
+        return "failed"
+    except (StripeFault, ProblemError, ForeignPurchase, DatabaseFault) as error:
+        is_final = not isinstance(error, DatabaseFault) and _is_final(error)
+        words, known = str(error), True
+    except Exception as error:
+        is_final, words, known = False, f"{type(error).__name__}: {error}", False
+    is_parked = is_final or taken["attempts"] + 1 >= ATTEMPTS_MAX
+    log.warning(
+        "stripe_news_not_applied",
+        object_id=taken["object_id"],
+        error=words,
+        parked=is_parked,
+        exc_info=not known,
+    )
+    wait = min(WAIT_MAX, WAIT_FIRST * 2 ** taken["attempts"])
+    async with transaction(service.pool) as conn:
+        await conn.execute(
+            queries.stripe_not_applied,
+            taken["object_id"],
+            taken["fence"],
+            words[:500],
+            wait,
+            is_parked,
+        )
+    return "parked" if is_parked else "failed"
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether trying again would end the same way."""
+    if isinstance(error, StripeFault):
+        return error.is_final
+    return isinstance(error, ForeignPurchase) or (
+        isinstance(error, ProblemError) and error.status < 500
+    )
+
+
+async def _apply(service: Service, stripe: StripePort, taken: Record) -> str:
+    object_id, kind = taken["object_id"], taken["kind"]
+    if kind == "customer":
+        is_deleted = await stripe.is_deleted(object_id)
+        async with transaction(service.pool) as conn:
+            await _hold(conn, taken)
+            if is_deleted:
+                await _unlink(conn, object_id)
+            await _applied(conn, taken)
+        return "applied"
+    payment = await stripe.payment(kind, object_id)
+
+    async def write() -> str:
+        async with transaction(service.pool) as conn:
+            await _hold(conn, taken)
+            fate = "applied"
+            try:
+                await apply_payment(service, conn, payment)
+            except Foreign as foreign:
+                log.info("stripe_object_is_foreign", object_id=object_id, why=str(foreign))
+                fate = "foreign"
+            await _applied(conn, taken)
+            return fate
+
+    return await service.retried(write)
+
+
+async def _hold(conn: Connection, taken: Record) -> None:
+    """Keep the object ours until the transaction ends. Raises Superseded."""
+    if await conn.fetchval(queries.stripe_hold, taken["object_id"], taken["fence"]) is None:
+        raise Superseded
+
+
+async def _applied(conn: Connection, taken: Record) -> None:
+    await conn.execute(queries.stripe_applied, taken["object_id"], taken["fence"], taken["marked"])
+
+
+async def _unlink(conn: Connection, stripe_customer_id: str) -> None:
+    """A customer is gone at Stripe: the books stay, the next purchase makes a new one."""
+    for row in await conn.fetch(queries.stripe_customer_unlink, stripe_customer_id):
+        await conn.execute(
+            queries.stripe_call_forget, f"customer-{row['customer_no']}", stripe_customer_id
+        )

@@ -1,0 +1,130 @@
+"""Making things at Stripe once: each has a name, and its idempotency key there follows from it.
+
+A call is noted before it is sent, with its parameters, so that every attempt is the same request.
+Stripe forgets keys after a day: later what was made is looked for, and only if there is nothing it
+is sent again, under a new key.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from meter.problems import ProblemError
+from meter.stripe_port import FaultKind, Kind, Made, StripeFault, StripePort
+from sql import queries
+from sql.pool import Connection, Pool, transaction
+
+SLACK: Final = timedelta(hours=1)
+"""How far Stripe's clock and ours may differ."""
+STRIPE_AWAY: Final[Mapping[FaultKind, str]] = {
+    "limited": "Stripe takes no more calls for a moment.",
+    "unauthorized": "Stripe does not accept our key.",
+    "unknown": "Stripe did not answer.",
+}
+Then = Callable[[Connection, Made], Awaitable[None]]
+"""What else is written when a call is done, in the same transaction."""
+
+
+class Host(Protocol):
+    """What calls need of the service."""
+
+    @property
+    def pool(self) -> Pool: ...
+    @property
+    def stripe(self) -> StripePort | None: ...
+    @property
+    def installation_id(self) -> str: ...
+
+
+class StripeCall(Struct, frozen=True, kw_only=True):
+    """Something to be made at Stripe."""
+
+    name: str
+    kind: Kind
+    params: dict[str, Any]
+    customer_no: int | None = None
+    purchase_no: int | None = None
+    is_queued: bool = False
+    request_key: str | None = None
+
+
+async def note(conn: Connection, call: StripeCall) -> None:
+    """Note a call, unless it is noted: the first one's parameters count."""
+    await conn.execute(
+        queries.stripe_call_add,
+        call.name,
+        call.kind,
+        call.customer_no,
+        call.purchase_no,
+        msgspec.json.encode(call.params).decode(),
+        call.is_queued,
+        call.request_key,
+    )
+
+
+async def _nothing(_: Connection, __: Made) -> None:
+    pass
+
+
+async def send(host: Host, name: str, then: Then = _nothing) -> Made:
+    """Make what was noted under `name`, or tell what was made. Raises StripeFault.
+
+    Any number may do this at once: they send the same request under the same key.
+    """
+    stripe = host.stripe
+    if stripe is None:
+        raise StripeFault("unauthorized", "No key of Stripe is set.")
+    while True:
+        async with transaction(host.pool) as conn:
+            row = await conn.fetchrow(queries.stripe_call_send, name)
+        assert row is not None, "a call is noted before it is sent"
+        if row["object_id"] is not None:
+            return msgspec.json.decode(row["answer"], type=Made)
+        made: Made | None = None
+        if row["is_old"]:
+            since: datetime = row["first_sent_at"] - SLACK
+            made = await stripe.find(row["kind"], name, since)
+            if made is None:
+                async with transaction(host.pool) as conn:
+                    await conn.execute(queries.stripe_call_renew, name, row["revision"])
+                continue
+        if made is None:
+            params = msgspec.json.decode(row["params"])
+            params["metadata"] = {**params.get("metadata", {}), "drawdown_call": name}
+            key = f"dd_{host.installation_id}_{name}_{row['revision']}"
+            made = await stripe.make(row["kind"], params, key)
+        async with transaction(host.pool) as conn:
+            await conn.execute(
+                queries.stripe_call_done,
+                name,
+                made.object_id,
+                msgspec.json.encode(made).decode(),
+            )
+            await then(conn, made)
+        return made
+
+
+def problem_of(fault: StripeFault) -> ProblemError:
+    """A fault as whoever waits is told."""
+    if fault.kind == "declined":
+        facts = {"decline_code": fault.code}
+        return ProblemError(402, "card_declined", str(fault), facts=facts)
+    if fault.kind == "busy":
+        return ProblemError(
+            409, "request_in_progress", "The same is under way at Stripe: ask again in a moment."
+        )
+    if fault.is_final:
+        return ProblemError(
+            422,
+            "stripe_refused",
+            f"Stripe refuses this: {fault}",
+            facts={"stripe_code": fault.code},
+        )
+    return ProblemError(
+        503,
+        "stripe_unavailable",
+        f"{STRIPE_AWAY[fault.kind]} Nothing is lost: send the same request again.",
+    )

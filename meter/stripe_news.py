@@ -1,0 +1,101 @@
+"""News of Stripe: a delivery is kept as it came, and the object it is about is marked.
+
+What an event says of an object is not used: a worker fetches the object. So news may come late,
+twice, in any order, or only through Stripe's list.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from sql import queries
+from sql.pool import Connection
+
+Outcome = Literal["marked", "ignored", "other_mode"]
+
+OF_INTENT: Final = ("charge.", "refund.", "radar.early_fraud_warning.")
+"""Types whose objects name the intent that they belong to."""
+
+
+class _Data(Struct, frozen=True):
+    object: dict[str, Any]
+
+
+class Event(Struct, frozen=True):
+    """What we read of an event: a snapshot with its object, or a thin one."""
+
+    id: str
+    type: str
+    created: int | str = 0
+    livemode: bool = False
+    data: _Data | UnsetType = UNSET
+    related_object: dict[str, Any] | None = None
+
+
+class Kept(Struct, frozen=True):
+    """What became of a delivery. `is_new`: it had not been kept before."""
+
+    outcome: Outcome
+    is_new: bool
+
+
+def target_of(event: Event) -> tuple[str, str] | None:
+    """The object that an event is news of, and its kind; None: nothing that we look at."""
+    if event.data is UNSET:
+        return None  # a thin event: of meters so far, and those are not watched here
+    assert not isinstance(event.data, UnsetType)
+    found = event.data.object
+    if event.type.startswith("checkout.session."):
+        return _named(found.get("id"), "session")
+    if event.type.startswith("payment_intent."):
+        return _named(found.get("id"), "intent")
+    if event.type.startswith(OF_INTENT):
+        return _named(found.get("payment_intent"), "intent")
+    if event.type == "customer.deleted":
+        return _named(found.get("id"), "customer")
+    return None
+
+
+def _named(name: object, kind: str) -> tuple[str, str] | None:
+    if isinstance(name, dict):  # expanded
+        name = name.get("id")  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+    return (name, kind) if isinstance(name, str) and name else None
+
+
+async def keep(conn: Connection, body: bytes, event: Event, *, is_live: bool) -> Kept:
+    """Keep a delivery, once, and mark what it is about."""
+    target = target_of(event)
+    outcome: Outcome = "ignored" if target is None else "marked"
+    if event.livemode != is_live:
+        outcome = "other_mode"
+    kept = await conn.fetchval(
+        queries.stripe_event_keep,
+        event.id,
+        event.type,
+        None if target is None else target[0],
+        outcome,
+        body,
+        _created(event),
+    )
+    if kept is not None and outcome == "marked":
+        assert target is not None
+        await mark(conn, *target)
+    return Kept(outcome, kept is not None)
+
+
+async def mark(conn: Connection, object_id: str, kind: str) -> None:
+    """There is news of an object: a worker will fetch it."""
+    await conn.execute(queries.stripe_mark, object_id, kind)
+
+
+def _created(event: Event) -> datetime:
+    if isinstance(event.created, int):
+        return datetime.fromtimestamp(event.created, UTC)
+    return datetime.fromisoformat(event.created)
+
+
+def read_event(body: bytes) -> Event:
+    """An event from its bytes. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(body, type=Event)

@@ -1,0 +1,124 @@
+"""A service with Stripe's stand-in behind it, and the words of selling."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from meter.service import Config
+from meter.stripe_port import StripeConfig
+from sandbox.server import Sandbox
+from sandbox.server import running as standing_in
+from sql.pool import Pool
+from tests.http import Answer, Api, Running, serving, session, set_clock
+
+START = datetime(2030, 1, 1, 12, tzinfo=UTC)
+WEBHOOK = "/v1/stripe/webhook"
+PACK: dict[str, Any] = {
+    "name": "Starter",
+    "credits": "1000",
+    "price": {"amount": "10.00", "currency": "USD"},
+}
+PAGES = {"success_url": "https://app.example/ok", "cancel_url": "https://app.example/no"}
+
+
+@dataclass
+class Shop:
+    """What a test sells with."""
+
+    running: Running
+    standin: Sandbox
+    web: aiohttp.ClientSession
+
+    @property
+    def api(self) -> Api:
+        return self.running.api
+
+    async def control(self, path: str, **body: Any) -> Any:
+        """The stand-in's control plane; answers after deliveries were tried."""
+        headers = {"Authorization": f"Bearer {self.standin.token}"}
+        url = f"{self.standin.url}/_sandbox/{path}"
+        async with self.web.post(url, json=body, headers=headers) as response:
+            found = msgspec.json.decode(await response.read())
+            assert response.status == 200, (path, found)
+            return found
+
+    async def state(self, kind: str) -> list[Any]:
+        """Every object of a kind that the stand-in has."""
+        headers = {"Authorization": f"Bearer {self.standin.token}"}
+        async with self.web.get(f"{self.standin.url}/_sandbox/state", headers=headers) as response:
+            found: Any = msgspec.json.decode(await response.read())
+        return list(found.get(kind, {}).values())
+
+    async def apply(self) -> dict[str, int]:
+        """Let the job apply all news; its counts."""
+        ran = await self.api.post("/v1/jobs/stripe_inbox/run", key=None)
+        assert ran.status == 200, ran
+        assert ran.body["error"] is None, ran
+        return ran.body["counts"]
+
+    async def job(self, name: str) -> dict[str, int]:
+        ran = await self.api.post(f"/v1/jobs/{name}/run", key=None)
+        assert (ran.status, ran.body["error"]) == (200, None), ran
+        return ran.body["counts"]
+
+    async def pack(self, key: str = "starter", **members: Any) -> Any:
+        answer = await self.api.put(f"/v1/packs/{key}", {**PACK, **members})
+        assert answer.status in (200, 201), answer
+        return answer.body
+
+    async def checkout(self, customer_id: str = "acme", **members: Any) -> Any:
+        asked = {"customer_id": customer_id, "pack": "starter", **PAGES, **members}
+        answer = await self.api.post("/v1/checkout", asked)
+        assert answer.status == 201, answer
+        return answer.body
+
+    async def pay(self, checkout: Any, **how: Any) -> Any:
+        return await self.control(f"checkout/{checkout['id']}/complete", **how)
+
+    async def buy(self, customer_id: str = "acme", **members: Any) -> Any:
+        """A pack, bought and credited: the purchase."""
+        opened = await self.checkout(customer_id, **members)
+        await self.pay(opened)
+        await self.apply()
+        return await self.purchase(opened)
+
+    async def purchase(self, opened: Any) -> Any:
+        """A purchase as it is now, by its checkout, or by itself."""
+        name = opened.get("purchase_id") or opened["id"]
+        answer = await self.api.get(f"/v1/purchases/{name}")
+        assert answer.status == 200, answer
+        return answer.body
+
+    async def refund(self, purchase: Any, **members: Any) -> Answer:
+        return await self.api.post(f"/v1/purchases/{purchase['id']}/refund", members)
+
+    async def intent_of(self, purchase: Any) -> str:
+        """Stripe's intent that paid a purchase."""
+        found = [o["object_id"] for o in purchase["story"]["objects"] if o["kind"] == "intent"]
+        return found[0]
+
+
+@asynccontextmanager
+async def shop(pool: Pool, **config: Any) -> AsyncGenerator[Shop]:
+    """A sandbox that sells, at START, with a customer `acme`; deliveries reach it."""
+    await set_clock(pool, START)
+    async with (
+        standing_in(is_ticking=False, start=START, seed="test") as standin,
+        session() as web,
+    ):
+        stripe = StripeConfig(
+            secret_key=standin.secret_key,
+            publishable_key=standin.publishable_key,
+            webhook_secrets=(standin.webhook_secret,),
+            api_base=standin.url,
+        )
+        made = Config(is_sandbox=True, stripe=stripe, **config)
+        async with serving(pool, made) as running:
+            standin.set_webhook(running.api.url + WEBHOOK)
+            await running.api.customer("acme")
+            yield Shop(running, standin, web)
