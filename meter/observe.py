@@ -6,8 +6,9 @@ import re
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from itertools import accumulate
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import prometheus_client
 import structlog
@@ -315,6 +316,21 @@ def redact_event(
     return {name: _redact_member(name, value, 0) for name, value in event.items()}
 
 
+class _Tolerant:
+    """A stream that loses what can't be written: a full disk or a reader that left ends no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure_logging(level: str) -> None:
     """JSON lines on stderr from `level` on: our own events and those of the libraries."""
     number: int = logging.getLevelNamesMapping()[level.upper()]
@@ -331,9 +347,9 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Tolerant(sys.stderr))),
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_Tolerant(sys.stderr))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

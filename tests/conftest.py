@@ -5,12 +5,14 @@ existing server instead, with a login that may create roles and databases; two r
 there, with a password made for the run.
 """
 
+import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from importlib.util import find_spec
 
 import pytest
+import structlog
 
 from sql.pool import STATEMENT_CACHE, Connection, Pool, open_pool
 from tests.servers import PG15, Database, Databases, Server, connected
@@ -96,6 +98,17 @@ def database_of_conn(request: pytest.FixtureRequest) -> Database:
     """The test's own database if it has one, else the shared one."""
     own = "database" in request.fixturenames
     return request.getfixturevalue("database" if own else "shared_database")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Generator[None]:
+    """A command in this process sets logging up, on a stream that is gone after its test."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
 
 
 @pytest.fixture

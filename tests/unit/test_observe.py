@@ -24,6 +24,8 @@ NAMES = {
     "drawdown_holds_overdue",
     "drawdown_job_overdue_seconds",
     "drawdown_invariant_failures",
+    "drawdown_stripe_deliveries",
+    "drawdown_outbox_age_seconds",
 }
 
 
