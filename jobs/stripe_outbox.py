@@ -39,7 +39,7 @@ async def stripe_outbox(run: Run) -> Counts:
         for fate in await asyncio.gather(*(_send(run.service, name) for name in names)):
             counts[fate] += 1
     async with run.transaction() as conn:
-        run.service.metrics.outbox_age(await conn.fetchval(queries.stripe_outbox_age))
+        run.service.metrics.stripe.outbox_age(await conn.fetchval(queries.stripe_outbox_age))
     return counts
 
 

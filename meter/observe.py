@@ -81,11 +81,37 @@ class _Answers(Collector):
         yield times
 
 
+class StripeMetrics:
+    """What is counted of Stripe."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._deliveries = Counter(
+            "drawdown_stripe_deliveries",
+            "Deliveries of Stripe, by what became of them: marked, ignored, other_mode, known.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._outbox_age = Gauge(
+            "drawdown_outbox_age_seconds",
+            "How long the oldest call to Stripe waits that a job has still to send.",
+            registry=registry,
+        )
+
+    def delivered(self, outcome: str) -> None:
+        """A delivery of Stripe was kept, or was known."""
+        self._deliveries.labels(outcome).inc()
+
+    def outbox_age(self, seconds: float) -> None:
+        """How long the oldest call waits that a job has to send."""
+        self._outbox_age.set(seconds)
+
+
 class Metrics:
     """The metrics of one process, in a registry of its own. Labels never name a customer."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self.stripe = StripeMetrics(registry)
         self._answers = _Answers()
         registry.register(self._answers)
         self._refusals = Counter(
@@ -120,17 +146,6 @@ class Metrics:
             "drawdown_events",
             "Events that arrived, by what became of them.",
             ("fate",),
-            registry=registry,
-        )
-        self._deliveries = Counter(
-            "drawdown_stripe_deliveries",
-            "Deliveries of Stripe, by what became of them: marked, ignored, other_mode, known.",
-            ("outcome",),
-            registry=registry,
-        )
-        self._outbox_age = Gauge(
-            "drawdown_outbox_age_seconds",
-            "How long the oldest call to Stripe waits that a job has still to send.",
             registry=registry,
         )
         self._holds_overdue = Gauge(
@@ -194,14 +209,6 @@ class Metrics:
     def queued(self, depth: int) -> None:
         """Requests waiting now."""
         self._queue_depth.set(depth)
-
-    def delivered(self, outcome: str) -> None:
-        """A delivery of Stripe was kept, or was known."""
-        self._deliveries.labels(outcome).inc()
-
-    def outbox_age(self, seconds: float) -> None:
-        """How long the oldest call waits that a job has to send."""
-        self._outbox_age.set(seconds)
 
     def holds_overdue(self, count: int) -> None:
         """Open holds past their deadline now."""

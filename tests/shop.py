@@ -14,7 +14,7 @@ from meter.stripe_port import StripeConfig
 from sandbox.server import Sandbox
 from sandbox.server import running as standing_in
 from sql.pool import Pool
-from tests.http import Answer, Api, Running, serving, session, set_clock
+from tests.http import Answer, Api, Running, World, furnish, serving, session, set_clock
 
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
 WEBHOOK = "/v1/stripe/webhook"
@@ -84,8 +84,10 @@ class Shop:
         """A pack, bought and credited: the purchase."""
         opened = await self.checkout(customer_id, **members)
         await self.pay(opened)
-        await self.apply()
-        return await self.purchase(opened)
+        counts = await self.apply()
+        bought = await self.purchase(opened)
+        assert bought["status"] == "credited", (counts, bought)
+        return bought
 
     async def purchase(self, opened: Any) -> Any:
         """A purchase as it is now, by its checkout, or by itself."""
@@ -103,12 +105,23 @@ class Shop:
         return found[0]
 
 
+async def furnish_all(shop: Shop, customer_id: str = "acme") -> World:
+    """As `furnish`, with a pack and a purchase that is credited."""
+    world = await furnish(shop.api, customer_id)
+    await shop.pack()
+    bought = await shop.buy(customer_id)
+    return World(customer_id, {**world.ids, "pack": "starter", "purchase_id": bought["id"]})
+
+
 @asynccontextmanager
-async def shop(pool: Pool, **config: Any) -> AsyncGenerator[Shop]:
-    """A sandbox that sells, at START, with a customer `acme`; deliveries reach it."""
+async def shop(pool: Pool, *, is_ticking: bool = False, **config: Any) -> AsyncGenerator[Shop]:
+    """A sandbox that sells, at START, with a customer `acme`; deliveries reach it.
+
+    `is_ticking`: the stand-in's time goes on, as ours does; for what takes minutes.
+    """
     await set_clock(pool, START)
     async with (
-        standing_in(is_ticking=False, start=START, seed="test") as standin,
+        standing_in(is_ticking=is_ticking, start=START, seed="test") as standin,
         session() as web,
     ):
         stripe = StripeConfig(

@@ -56,7 +56,7 @@ async def receive(call: Call) -> Reply:
             return await stripe_news.keep(conn, call.raw, event, is_live=config.is_live)
 
     kept = await call.service.retried(write)
-    call.service.metrics.delivered(kept.outcome if kept.is_new else "known")
+    call.service.metrics.stripe.delivered(kept.outcome if kept.is_new else "known")
     if kept.outcome == "other_mode":
         log.warning("stripe_event_of_other_mode", event_id=event.id, live=event.livemode)
     return answer(200, Received(True, kept.outcome))

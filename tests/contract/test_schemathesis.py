@@ -19,9 +19,10 @@ from meter.http import ROUTES
 from meter.openapi import document
 from sql.pool import STATEMENT_CACHE, open_pool, transaction
 from tests.conftest import prove_books
-from tests.http import World, furnish, serving
+from tests.http import World
 from tests.prices import furnish_prices
 from tests.servers import Database, Databases
+from tests.shop import furnish_all, shop
 
 CASES = 20
 CASES_LONG = 200
@@ -69,11 +70,11 @@ class Thread:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         pool = await open_pool(self.database.dsn, size=5, statement_cache=STATEMENT_CACHE)
-        async with serving(pool) as running:
-            secret = running.api.secret
+        async with shop(pool, is_ticking=True) as sale:
+            secret = sale.api.secret
             assert secret is not None
-            await furnish_prices(running)
-            self.served = Served(running.api.url, secret, await furnish(running.api))
+            await furnish_prices(sale.running)
+            self.served = Served(sale.api.url, secret, await furnish_all(sale))
             self._is_up.set()
             await self._stop.wait()
         async with transaction(pool) as conn:

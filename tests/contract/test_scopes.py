@@ -12,9 +12,10 @@ from meter.openapi import document
 from meter.scopes import SCOPES, TOKEN_SCOPES, UNBOUND_ONLY
 from sql.pool import STATEMENT_CACHE, open_pool, transaction
 from tests.conftest import prove_books
-from tests.http import Answer, Api, Described, Running, World, fresh_key, furnish, serving
+from tests.http import Answer, Api, Described, World, fresh_key
 from tests.prices import furnish_prices
 from tests.servers import Databases
+from tests.shop import Shop, furnish_all, shop
 
 DOCUMENT: Any = document(ROUTES)
 OPERATIONS = [
@@ -37,6 +38,7 @@ CODES_OF_IDS = {
     "name": "job_not_found",
     "meter": "meter_not_found",
     "rate_card": "rate_card_not_found",
+    "purchase_id": "purchase_not_found",
 }
 
 
@@ -47,11 +49,15 @@ def named(operation: tuple[str, str, Any]) -> str:
 class Keys:
     """A key for each scope: of the whole business, and of the customer `acme`."""
 
-    def __init__(self, running: Running) -> None:
-        self.running = running
-        self.admin = running.api
+    def __init__(self, sale: Shop) -> None:
+        self.sale = sale
+        self.running = sale.running
+        self.admin = sale.api
         self.unbound: dict[str, Api] = {}
         self.bound: dict[str, Api] = {}
+
+    async def furnish(self, customer_id: str = "acme") -> World:
+        return await furnish_all(self.sale, customer_id)
 
     async def make(self) -> None:
         await furnish_prices(self.running)
@@ -67,8 +73,8 @@ class Keys:
 async def keys(databases: Databases) -> AsyncGenerator[Keys]:
     database = await databases.make()
     pool = await open_pool(database.dsn, size=5, statement_cache=STATEMENT_CACHE)
-    async with serving(pool) as running:
-        made = Keys(running)
+    async with shop(pool, is_ticking=True) as sale:
+        made = Keys(sale)
         await made.make()
         yield made
     async with transaction(pool) as conn:
@@ -108,20 +114,26 @@ async def call(api: Api, operation: tuple[str, str, Any], world: World, **other:
 def test_every_route_has_a_scope_or_is_open_on_purpose() -> None:
     assert len(SCOPED) + len(OPEN) == len(ROUTES)
     opened = {path for _, path, _ in OPEN}
-    assert opened == {"/livez", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
+    assert opened == {
+        *("/livez", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"),
+        "/v1/stripe/webhook",  # by signature
+    }
     assert {operation["x-scope"] for _, _, operation in SCOPED} <= SCOPES.keys()
 
 
 @pytest.mark.parametrize("operation", OPEN, ids=named)
 async def test_open_route_needs_no_key(keys: Keys, operation: tuple[str, str, Any]) -> None:
     for api in (keys.admin.of(None), keys.admin.of("ddk_wrong")):
-        assert (await api.get(operation[1])).status == 200
+        if operation[0] == "GET":
+            assert (await api.get(operation[1])).status == 200
+        else:
+            assert (await api.post(operation[1], key=None)).code == "invalid_signature"
 
 
 @pytest.mark.parametrize("operation", SCOPED, ids=named)
 async def test_route_without_a_good_key_is_401(keys: Keys, operation: tuple[str, str, Any]) -> None:
     described = Described(DOCUMENT)
-    world = await furnish(keys.admin)
+    world = await keys.furnish()
     before = await keys.admin.balance()
     for secret in (None, "", "ddk_", "ddk_" + "a" * 43, "ddt_" + "a" * 43):
         answer = await call(keys.admin.of(secret), operation, world)
@@ -136,7 +148,7 @@ async def test_route_opens_for_its_scope_and_for_no_other(
     keys: Keys, operation: tuple[str, str, Any]
 ) -> None:
     described = Described(DOCUMENT)
-    world = await furnish(keys.admin)
+    world = await keys.furnish()
     before = await keys.admin.balance()
     needed = operation[2]["x-scope"]
     for scope, api in keys.unbound.items():
@@ -149,7 +161,7 @@ async def test_route_opens_for_its_scope_and_for_no_other(
     after = await keys.admin.balance()
     assert {**after, "as_of": 0} == {**before, "as_of": 0}
     for scope in {needed, "admin"}:
-        fresh = await furnish(keys.admin, fresh_key())  # one of these closes its customer
+        fresh = await keys.furnish(fresh_key())  # one of these closes its customer
         answer = await call(keys.unbound[scope], operation, fresh)
         if gives_away_more(operation, scope):
             assert (answer.status, answer.code) == (422, "invalid_scopes")
@@ -168,14 +180,14 @@ async def test_key_of_one_customer_opens_only_with_the_scope(
     keys: Keys, operation: tuple[str, str, Any]
 ) -> None:
     needed = operation[2]["x-scope"]
-    world = await furnish(keys.admin)
+    world = await keys.furnish()
     for scope, api in keys.bound.items():
         if scope == needed:
             continue
         answer = await call(api, operation, world)
         assert (answer.status, answer.code) == (403, "scope_missing"), scope
     if needed in keys.bound:
-        world = await furnish(keys.admin, fresh_key())
+        world = await keys.furnish(fresh_key())
         api = await keys.admin.key(needed, customer_id=world.customer_id)
         answer = await call(api, operation, world)
         if operation[2]["operationId"] == "put_customer":  # its example changes the overage
@@ -195,11 +207,11 @@ async def test_another_customers_things_are_404_as_if_absent(
     described = Described(DOCUMENT)
     method, template, spec = operation
     api = keys.bound[spec["x-scope"]]
-    own, foreign = await furnish(keys.admin), await furnish(keys.admin, "other")
+    own, foreign = await keys.furnish(), await keys.furnish("other")
     before = await keys.admin.balance("other")
     answers: list[Answer] = []
     [parameter, *_] = [p["name"] for p in spec["parameters"] if p["in"] == "path"] or [""]
-    if parameter in ("hold_id", "charge_id", "grant_id"):
+    if parameter in ("hold_id", "charge_id", "grant_id", "purchase_id"):
         theirs, mine = foreign.ids[parameter], own.ids[parameter]
         for absent in (theirs, mine[:-8] + "ffffffff", mine[:4] + "f" * 32, "x", mine.upper()):
             answers.append(await call(api, operation, own, **{parameter: absent}))
@@ -238,7 +250,7 @@ async def test_absent_things_are_404_to_everyone(
     names = [p["name"] for p in spec["parameters"] if p["in"] == "path"]
     if not names or method == "PUT":
         pytest.skip("names nothing that must exist")
-    world = await furnish(keys.admin)
+    world = await keys.furnish()
     name = names[-1]
     own = world.ids[name]
     for absent in (own[:-8] + "ffffffff", "x", "\u00e9", "a b", "%"):
@@ -251,7 +263,7 @@ async def test_absent_things_are_404_to_everyone(
 
 
 async def test_items_of_a_batch_need_their_own_scope_and_their_own_customer(keys: Keys) -> None:
-    own, foreign = await furnish(keys.admin), await furnish(keys.admin, "other")
+    own, foreign = await keys.furnish(), await keys.furnish("other")
     acme = {"customer_id": "acme", "amount": "1"}
     operations: list[dict[str, Any]] = [
         {"op": "grant", **acme, "category": "promotional"},
@@ -281,8 +293,8 @@ async def test_items_of_a_batch_need_their_own_scope_and_their_own_customer(keys
 
 
 async def test_lists_show_a_key_of_one_customer_its_own_only(keys: Keys) -> None:
-    await furnish(keys.admin)
-    await furnish(keys.admin, "other")
+    await keys.furnish()
+    await keys.furnish("other")
     foreign_hold = (await keys.admin.get("/v1/holds?customer_id=other")).body["data"][0]["id"]
     for operation in BOUND:
         method, path, spec = operation
@@ -343,7 +355,7 @@ async def test_tokens_hold_only_reads_that_their_parent_may(keys: Keys, scope: s
 async def test_token_reads_its_customer_and_no_more(
     keys: Keys, operation: tuple[str, str, Any]
 ) -> None:
-    world, foreign = await furnish(keys.admin), await furnish(keys.admin, "other")
+    world, foreign = await keys.furnish(), await keys.furnish("other")
     token = await keys.admin.token("acme", *sorted(TOKEN_SCOPES))
     if operation[2]["x-scope"] not in TOKEN_SCOPES:
         answer = await call(token, operation, world)
