@@ -21,6 +21,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "keys": "drawdown.commands.keys:keys",
     "job": "drawdown.commands.job:job",
     "usage": "drawdown.commands.usage:usage",
+    "stripe": "drawdown.commands.stripe:stripe",
+    "why": "drawdown.commands.stripe:why",
     "backup": "drawdown.commands.backup:backup",
     "restore": "drawdown.commands.backup:restore",
     "doctor": "drawdown.commands.doctor:doctor",
