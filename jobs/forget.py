@@ -1,8 +1,8 @@
 """The jobs `forget_refusals` and `forget_guards`: delete what is kept for a while only.
 
-Refusals under an idempotency key are promised for 30 days. Tokens that have ended and old runs of
-jobs serve nobody. An event's identity is known for as long as the same event may come again.
-Nothing of the books is ever deleted.
+Refusals under an idempotency key are promised for 30 days. Tokens that have ended, old runs of jobs
+and deliveries of Stripe serve nobody any more. An event's identity is known for as long as the same
+event may come again. Nothing of the books is ever deleted.
 """
 
 from datetime import timedelta
@@ -16,6 +16,8 @@ REFUSALS_KEPT: Final = timedelta(days=30)
 TOKENS_KEPT: Final = timedelta(days=30)
 """After their end: until then the answer is that the token has expired, not that it is unknown."""
 RUNS_KEPT: Final = timedelta(days=7)
+DELIVERIES_KEPT: Final = timedelta(days=90)
+"""Stripe's, with names and addresses of payers: what was booked of them stays."""
 ROWS_MAX: Final = 1_000
 """In one transaction: some milliseconds, so that nobody waits for it."""
 GUARDS_MAX: Final = 10_000
@@ -30,6 +32,7 @@ async def forget_refusals(run: Run) -> Counts:
         "refusals": await _forget(run, queries.refusals_forget, REFUSALS_KEPT),
         "tokens": await _forget(run, queries.tokens_forget, TOKENS_KEPT),
         "runs": await _forget(run, queries.runs_forget, RUNS_KEPT),
+        "deliveries": await _forget(run, queries.stripe_events_forget, DELIVERIES_KEPT),
     }
 
 

@@ -68,8 +68,15 @@ class Gateway:
 
     async def make(self, kind: Kind, params: Mapping[str, Any], key: str) -> Made:
         """See `StripePort`."""
-        async with _faults():
-            made = await self._services[kind].create_async(dict(params), {"idempotency_key": key})
+        try:
+            async with _faults():
+                service = self._services[kind]
+                made = await service.create_async(dict(params), {"idempotency_key": key})
+        except StripeFault as fault:
+            # Its id is ours to choose, so it is ours: made before a restore, or by a lost answer.
+            if fault.code == "resource_already_exists" and "id" in params:
+                return Made(params["id"])
+            raise
         return _made(made)
 
     async def find(self, kind: Kind, name: str, since: datetime) -> Made | None:

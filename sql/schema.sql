@@ -1025,7 +1025,7 @@ SELECT 'credits', 9, false;
 GRANT USAGE ON SCHEMA public TO drawdown_app;
 GRANT SELECT, INSERT ON
 journals, transfers, rate_cards, charge_lines, events, event_months,
-purchase_objects, packs, stripe_events
+purchase_objects, packs
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
 installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,
@@ -1036,7 +1036,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
 api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values,
 unrated_events, unrated_windows
 TO drawdown_app;
-GRANT SELECT, INSERT, DELETE ON event_guards, meter_rejects TO drawdown_app;
+GRANT SELECT, INSERT, DELETE ON event_guards, meter_rejects, stripe_events TO drawdown_app;
 GRANT USAGE ON SEQUENCE stripe_refund_no TO drawdown_app;
 GRANT SELECT ON account_balances TO drawdown_app;
 REVOKE EXECUTE ON FUNCTION event_month_drop_v1(date) FROM public;

@@ -118,6 +118,7 @@ CREATE INDEX purchases_by_time ON purchases (created_at, customer_no, purchase_n
 CREATE INDEX journals_of_purchases ON journals (customer_no, lot_no, seq)
 WHERE origin = 'purchase';
 
-GRANT SELECT, INSERT ON packs, stripe_events TO drawdown_app;
+GRANT SELECT, INSERT ON packs TO drawdown_app;
+GRANT SELECT, INSERT, DELETE ON stripe_events TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON stripe_calls, stripe_objects, stripe_cursors TO drawdown_app;
 GRANT USAGE ON SEQUENCE stripe_refund_no TO drawdown_app;

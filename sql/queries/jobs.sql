@@ -143,6 +143,17 @@ WHERE run_no IN (
     LIMIT $2::integer
 );
 
+-- stripe_events_forget --
+-- Forgets deliveries of Stripe that came more than $1 ago, at most $2.
+DELETE FROM stripe_events
+WHERE event_id IN (
+    SELECT event_id
+    FROM stripe_events
+    WHERE received_at < (SELECT service_now_v1() - $1::interval)
+    ORDER BY received_at
+    LIMIT $2::integer
+);
+
 -- event_guards_forget --
 -- Forgets identities of events that were received more than $1 ago, at most $2.
 DELETE FROM event_guards AS g

@@ -29,6 +29,7 @@ MAY_DELETE = {
     "api_keys": "customer tokens live minutes; the expired are forgotten",
     "notes": "texts are erased on request",
     "requests": "refusals are forgotten after a while",
+    "stripe_events": "deliveries hold names and addresses; forgotten after a while",
     "job_leases": "what a job leaves behind",
     "job_runs": "old runs are forgotten",
     "event_guards": "identities of events are forgotten when no duplicate can come any more",

@@ -40,7 +40,10 @@ async def test_commands_tell_a_purchase_and_apply_a_delivery_again(
     await sale.apply()
     told = await drawdown("why", opened["purchase_id"])
     assert told.endswith("so       it was paid and credited; what came back of it is above\n")
-    assert [line.split()[3] for line in told.splitlines() if line[:6] == "booked"] == ["grant"]
+    assert [line.split()[3] for line in told.splitlines() if line[:6] == "booked"] == [
+        "grant",
+        "fee",
+    ]
     story = (await sale.purchase(opened))["story"]
     [paid] = [one for one in story["news"] if one["type"] == "checkout.session.completed"]
     assert opened["id"] in await drawdown("stripe", "replay", paid["event_id"])
