@@ -4,6 +4,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
+import asyncpg
 from asyncpg import Record
 from msgspec import Raw, Struct
 
@@ -23,6 +24,8 @@ class CustomerAnswer(Struct, frozen=True, kw_only=True):
     currency: str | None
     rate_card: str | None
     """What its usage is priced by; null: the rate card `default`."""
+    stripe_customer_id: str | None
+    """Who it is at Stripe; null until something is sold."""
     overage: OverageAnswer
     over_limit: bool
     """Whether it owes more than its overage policy allows: usage events are never refused."""
@@ -61,8 +64,22 @@ async def make(conn: Connection, customer_ids: list[str], *, signup_due: bool) -
     return {row[0]: row[1] for row in rows}
 
 
+class StripeCustomerTaken(Exception):
+    """Another customer is this one at Stripe."""
+
+
 async def put_profile(conn: Connection, customer_no: int, members: dict[str, Any]) -> None:
-    """Set the members given (name … rate_card, metadata as JSON text)."""
+    """Set the members given (name … stripe_customer_id, metadata as JSON text).
+
+    Raises StripeCustomerTaken.
+    """
+    try:
+        await _put_profile(conn, customer_no, members)
+    except asyncpg.UniqueViolationError as error:
+        raise StripeCustomerTaken from error
+
+
+async def _put_profile(conn: Connection, customer_no: int, members: dict[str, Any]) -> None:
     await conn.execute(
         queries.profile_put,
         customer_no,
@@ -73,6 +90,7 @@ async def put_profile(conn: Connection, customer_no: int, members: dict[str, Any
         members.get("metadata"),
         list(members),
         members.get("rate_card"),
+        members.get("stripe_customer_id"),
     )
 
 
@@ -107,6 +125,7 @@ def _answer(row: Record, scale: int) -> CustomerAnswer:
         time_zone=row["time_zone"],
         currency=row["currency"],
         rate_card=row["rate_card"],
+        stripe_customer_id=row["stripe_customer_id"],
         overage=OverageAnswer(
             row["overage_policy"], None if limit is None else format_amount(limit, scale)
         ),

@@ -21,6 +21,12 @@ STRIPE_CODES: Final[Mapping[str, Code]] = {
     "pack_not_found": Code(
         (404,), "Pack not found", "No pack of this key is for sale.", "See `GET /v1/packs`."
     ),
+    "stripe_customer_taken": Code(
+        (409,),
+        "Customer at Stripe is taken",
+        "Another customer of ours is this one at Stripe.",
+        "Send that customer's own id, or leave it out.",
+    ),
     "request_in_progress": Code(
         (409,),
         "Request in progress",

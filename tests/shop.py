@@ -52,7 +52,7 @@ class Shop:
         headers = {"Authorization": f"Bearer {self.standin.token}"}
         async with self.web.get(f"{self.standin.url}/_sandbox/state", headers=headers) as response:
             found: Any = msgspec.json.decode(await response.read())
-        return list(found.get(kind, {}).values())
+        return found.get(kind, [])
 
     async def apply(self) -> dict[str, int]:
         """Let the job apply all news; its counts."""

@@ -165,6 +165,16 @@ class CustomerBody(Body, frozen=True, kw_only=True):
     time_zone: Annotated[str, Meta(max_length=64)] | None = None
     currency: Annotated[str, Meta(description="ISO 4217, upper case.")] | None = None
     rate_card: RateCardKey | None = None
+    stripe_customer_id: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^cus_[A-Za-z0-9_]{1,60}$",
+                description="Who it is at Stripe already; left out, somebody is made there.",
+            ),
+        ]
+        | None
+    ) = None
     overage: OverageBody | None = None
     metadata: Metadata | None = None
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from ledger import customers
-from ledger.customers import AssetAnswer, CustomerAnswer
+from ledger.customers import AssetAnswer, CustomerAnswer, StripeCustomerTaken
 from ledger.decide import Closed
 from ledger.requests import CloseCustomer, Request, SetOverage, Settle
 from meter import auth, parse
@@ -18,8 +18,12 @@ from meter.http.paging import LIMIT, Page, page, place
 from meter.problems import ProblemError
 from meter.route import Call, Query, Reply, Route
 from meter.service import customer_missing
-from sql.pool import transaction
+from sql.pool import Connection, transaction
 
+MEMBERS: Final = (
+    *("name", "email", "time_zone", "currency", "rate_card", "stripe_customer_id", "metadata"),
+)
+"""Of a customer's profile, as the body has them."""
 _ASSET_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
 _encode = msgspec.json.Encoder().encode
@@ -47,27 +51,37 @@ async def put_customer(call: Call) -> Reply:
         async with transaction(service.pool) as conn:
             await service.decide_in(conn, request)
             if members:
-                await customers.put_profile(conn, number, members)
+                await _put_profile(conn, number, members)
             return await customers.read(conn, number, scale)
 
     return answer(201 if is_new else 200, await service.retried(write))
+
+
+async def _put_profile(conn: Connection, number: int, members: dict[str, Any]) -> None:
+    try:
+        await customers.put_profile(conn, number, members)
+    except StripeCustomerTaken:
+        raise ProblemError(
+            409,
+            "stripe_customer_taken",
+            "Another customer is this one at Stripe. Nothing was changed.",
+            pointer="/stripe_customer_id",
+        ) from None
 
 
 async def _profile(call: Call, wanted: bodies.CustomerBody) -> dict[str, Any]:
     """The members of the profile that the body names; null clears one."""
     assert call.body is not None
     given = call.body.value
-    members: dict[str, Any] = {
-        name: getattr(wanted, name)
-        for name in ("name", "email", "time_zone", "currency", "rate_card", "metadata")
-        if name in given
-    }
+    members: dict[str, Any] = {name: getattr(wanted, name) for name in MEMBERS if name in given}
     if "time_zone" in members:
         members["time_zone"] = _time_zone(members["time_zone"] or "UTC")
     if members.get("currency") is not None:
         call.service.money_scale(members["currency"], "/currency")
     if "rate_card" in members:
         await _check_rate_card(call, members["rate_card"])
+    if "stripe_customer_id" in members and call.key.customer_no is not None:
+        raise ProblemError(403, "scope_missing", "A key of one customer can't say who it is.")
     if "metadata" in members:
         members["metadata"] = parse.metadata(members["metadata"] or {}, "/metadata")
     return members
@@ -235,7 +249,12 @@ ROUTES: Final = (
         tag="Customers",
         body=bodies.CustomerBody,
         answers={200: CustomerAnswer, 201: CustomerAnswer},
-        errors=("invalid_rate_card", "customer_not_found", "too_many_lots"),
+        errors=(
+            "invalid_rate_card",
+            "customer_not_found",
+            "too_many_lots",
+            "stripe_customer_taken",
+        ),
         example={"name": "Acme", "overage": {"policy": "owe", "limit": "20"}},
     ),
     Route(

@@ -37,6 +37,10 @@ UPDATE profiles SET
     currency = CASE WHEN 'currency' = any($7::text[]) THEN $5::text ELSE currency END,
     metadata = CASE WHEN 'metadata' = any($7::text[]) THEN $6::text ELSE metadata END,
     rate_card = CASE WHEN 'rate_card' = any($7::text[]) THEN $8::text ELSE rate_card END,
+    stripe_customer_id = CASE
+        WHEN 'stripe_customer_id' = any($7::text[]) THEN $9::text
+        ELSE stripe_customer_id
+    END,
     updated_at = service_now_v1()
 WHERE customer_no = $1::bigint;
 
@@ -44,7 +48,8 @@ WHERE customer_no = $1::bigint;
 -- A customer as it is shown.
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
-    p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at,
+    p.stripe_customer_id, p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
+    p.updated_at,
     0 < (
         SELECT count(*)
         FROM accounts AS a
@@ -63,7 +68,8 @@ WHERE c.customer_no = $1::bigint;
 -- Customers, newest first. $1 looks into id, name and e-mail; $2: open or closed; $3: bound to one.
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
-    p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at, p.updated_at,
+    p.stripe_customer_id, p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
+    p.updated_at,
     0 < (
         SELECT count(*)
         FROM accounts AS a
