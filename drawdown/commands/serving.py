@@ -11,8 +11,9 @@ import uvloop
 
 from drawdown.commands.options import KNOWN_ERRORS, data_option
 from drawdown.database import default_data
+from drawdown.setting_values import is_loopback
 from drawdown.settings import Settings, load
-from drawdown.up import Plan, asked_zone, is_loopback, run
+from drawdown.up import Plan, asked_zone, run
 from meter.observe import configure_logging
 
 PORT = 8377
