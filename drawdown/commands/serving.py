@@ -40,7 +40,8 @@ def _address(command: _Command) -> _Command:
 @click.option(
     "--sandbox",
     is_flag=True,
-    help="A database for trying things out, with a clock that can be moved. Loopback only.",
+    help="A database for trying things out, with a stand-in for Stripe and a clock that can be "
+    "moved. Loopback only.",
 )
 def up(host: str, port: int, data: Path | None, sandbox: bool) -> None:
     """Run the API and the jobs in one process, with a PostgreSQL of its own.

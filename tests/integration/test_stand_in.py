@@ -247,6 +247,18 @@ async def test_stand_in_follows_a_clock_that_went_on_without_it(
                 pass
 
 
+async def test_stand_in_begins_at_the_time_of_the_books_however_old_its_file(
+    pool: Pool, tmp_path: Path
+) -> None:
+    async with serving(pool):
+        for _ in ("no file yet", "a file that was written before"):
+            async with transaction(pool) as conn:
+                await customers.advance_clock(conn, 100 * HOUR)
+            async with open_stand_in(pool, tmp_path) as stand_in:
+                ahead = stand_in.sandbox.now() - await now_of(pool)
+                assert abs(ahead) < timedelta(seconds=2)
+
+
 async def test_stand_in_of_later_books_is_told(pool: Pool, tmp_path: Path) -> None:
     async with serving(pool):
         later = await now_of(pool) + 5 * HOUR
