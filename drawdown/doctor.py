@@ -14,7 +14,15 @@ from asyncpg import Record
 from msgspec import Struct
 
 from drawdown.database import Database, connected
-from drawdown.settings import Settings
+from drawdown.settings import Settings, SettingsError
+from drawdown.stripe_keys import (
+    SECRET_KEY,
+    STRIPE_ITSELF,
+    mode_of,
+    names_set,
+    stripe_config,
+    wrong_mode,
+)
 from jobs.schedule import TIMETABLE
 from ledger import customers
 from ledger.proofs import prove
@@ -54,6 +62,7 @@ async def examine(
             found.append(await _migrations(conn))
             if found[-1].state != "fail":
                 found.append(await _installation(conn, zone))
+                found.append(await _stripe(conn, settings))
                 found.append(await _jobs(conn))
         if after_restore and all(x.name != "migrations" or x.state == "ok" for x in found):
             async with connected(database.owner_dsn) as owner:
@@ -156,6 +165,32 @@ async def _installation(conn: Connection, zone: str | None) -> Finding:
     return Finding(
         "installation", "ok", f"{found.installation_id}, {mode}, books in {found.books_time_zone}"
     )
+
+
+async def _stripe(conn: Connection, settings: Settings) -> Finding:
+    """Whether the keys fit together and to the books. Stripe is not asked."""
+    async with _short(conn):
+        installation = await customers.installation(conn)
+    mode = None if installation is None else installation.mode
+    if mode == "sandbox":
+        if names := names_set(settings):
+            return Finding("stripe", "warn", f"ignored in a sandbox: {', '.join(names)}")
+        return Finding("stripe", "ok", "the stand-in, as long as `drawdown up --sandbox` runs")
+    try:
+        config = stripe_config(settings)
+    except SettingsError as error:
+        return Finding("stripe", "fail", str(error))
+    if config is None and mode is not None:
+        return Finding("stripe", "warn", f"{SECRET_KEY} is not set, but these books sold before")
+    if config is None:
+        return Finding("stripe", "ok", "not configured: nothing is sold")
+    wanted = mode_of(config)
+    if mode not in (None, wanted):
+        return Finding("stripe", "fail", wrong_mode(wanted, mode))
+    told = f"{wanted} mode, at {config.api_base or STRIPE_ITSELF}; the key was not tried"
+    if config.publishable_key is None:
+        return Finding("stripe", "ok", f"{told}; no publishable key, which forms of yours need")
+    return Finding("stripe", "ok", told)
 
 
 async def _jobs(conn: Connection) -> Finding:

@@ -4,6 +4,7 @@ A reader takes the text of a variable and raises ValueError or msgspec.MsgspecEr
 says what is wrong without repeating a secret.
 """
 
+import ipaddress
 import json
 import re
 from typing import Annotated, Final
@@ -18,6 +19,7 @@ from ledger.amounts import AmountError, format_amount, parse_amount
 CREDITS_SCALE: Final = 9
 """Decimals of the asset `credits`, in which the sign-up grant is given."""
 EXPIRES_SECONDS_MAX: Final = 3_155_760_000  # a hundred years
+MASK: Final = "***"
 
 
 class SignupGrant(Struct, frozen=True):
@@ -102,6 +104,56 @@ def read_address(text: str) -> Address:
     return msgspec.convert({"host": match[1] or match[2], "port": int(match[3])}, Address)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_stripe_secret_key(text: str) -> str:
+    if not re.fullmatch(r"[sr]k_(test|live)_[A-Za-z0-9_]{1,255}", text, re.ASCII):
+        raise ValueError(
+            "must be a secret or restricted key: it begins with sk_ or rk_, then test_ or live_"
+        )
+    return text
+
+
+def read_stripe_publishable_key(text: str) -> str:
+    # Whatever is in it by mistake may be a secret.
+    if not re.fullmatch(r"pk_(test|live)_[A-Za-z0-9_]{1,255}", text, re.ASCII):
+        raise ValueError("must be a publishable key: it begins with pk_test_ or pk_live_")
+    return text
+
+
+def read_stripe_webhook_secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(secret.strip() for secret in text.split(","))
+    for number, secret in enumerate(secrets, 1):
+        if not re.fullmatch(r"whsec_[A-Za-z0-9+/=_-]{1,255}", secret, re.ASCII):
+            place = f"secret {number} of {len(secrets)} " if len(secrets) > 1 else ""
+            raise ValueError(f"{place}must be a signing secret: it begins with whsec_")
+    return secrets
+
+
+def read_stripe_api_base(text: str) -> str:
+    """The address without a slash at its end."""
+    match = re.fullmatch(
+        r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", text, re.ASCII
+    )
+    if match is None:
+        raise ValueError("must be a URL such as https://api.stripe.com, without user or path")
+    if match[1] == "http" and not is_loopback(match[2].strip("[]")):
+        raise ValueError("must begin with https: keys go unencrypted to this machine only")
+    return text.removesuffix("/")
+
+
+def mask_stripe_key(key: str) -> str:
+    """What kind of key it is, and of which mode."""
+    kind, mode, _ = key.split("_", 2)
+    return f"{kind}_{mode}_{MASK}"
+
+
 def read_time_zone(text: str) -> ZoneInfo:
     try:
         return ZoneInfo(text)
@@ -114,12 +166,12 @@ def mask_database_url(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "***"
+        return MASK
     login, at, host = parts.netloc.rpartition("@")
     user, colon, _ = login.partition(":")
     query = [
-        (name, "***" if "password" in name.lower() else value)
+        (name, MASK if "password" in name.lower() else value)
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     ]
-    netloc = f"{user}{':***' if colon else ''}{at}{host}"
+    netloc = f"{user}{f':{MASK}' if colon else ''}{at}{host}"
     return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query, safe="*/:,")))

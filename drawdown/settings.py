@@ -13,9 +13,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from drawdown import setting_values
-from drawdown.setting_values import Address, RateLimit, SignupGrant, mask_database_url
+from drawdown.setting_values import MASK, Address, RateLimit, SignupGrant
 
 PREFIX: Final = "DRAWDOWN_"
+UNPREFIXED: Final = ("database_url", "stripe_")
+"""How fields begin whose variables have the names that other programs use too."""
 LIFETIME_SECONDS_MAX: Final = 604_800
 
 OTHER_NAMES: Final[Mapping[str, str]] = {
@@ -43,6 +45,8 @@ class About(Struct, frozen=True):
     bounds: str = ""
     read: Callable[[str], object] | None = None
     is_secret: bool = False
+    mask: Callable[[str], str] | None = None
+    """What of a secret may be shown; None: nothing."""
 
 
 def _about(
@@ -54,15 +58,17 @@ def _about(
     bounds: str = "",
     read: Callable[[str], object] | None = None,
     is_secret: bool = False,
+    mask: Callable[[str], str] | None = None,
 ) -> Meta:
     """The annotation of a setting; its bounds are told to people and to msgspec from one place."""
     if ge is not None and le is not None:
         bounds = f"{ge} to {le}"
-    return Meta(ge=ge, le=le, extra={"about": About(doc, unit, bounds, read, is_secret)})
+    about = About(doc, unit, bounds, read, is_secret, mask)
+    return Meta(ge=ge, le=le, extra={"about": about})
 
 
 def _environment_name(field: str) -> str:
-    return "DATABASE_URL" if field == "database_url" else PREFIX + field.upper()
+    return ("" if field.startswith(UNPREFIXED) else PREFIX) + field.upper()
 
 
 class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
@@ -76,6 +82,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             bounds="`postgresql://user:password@host:5432/name`",
             read=setting_values.read_database_url,
             is_secret=True,
+            mask=setting_values.mask_database_url,
         ),
     ] = None
     owner_database_url: Annotated[
@@ -86,6 +93,48 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             bounds="`postgresql://user:password@host:5432/name`",
             read=setting_values.read_database_url,
             is_secret=True,
+            mask=setting_values.mask_database_url,
+        ),
+    ] = None
+    stripe_secret_key: Annotated[
+        str | None,
+        _about(
+            "Stripe's secret key, or a restricted one. Not set: nothing is sold. Its first use "
+            "fixes the mode of the books. A sandbox ignores it.",
+            "key",
+            bounds="`sk_test_…`, `sk_live_…`, `rk_test_…` or `rk_live_…`",
+            read=setting_values.read_stripe_secret_key,
+            is_secret=True,
+            mask=setting_values.mask_stripe_key,
+        ),
+    ] = None
+    stripe_publishable_key: Annotated[
+        str | None,
+        _about(
+            "Stripe's key for browsers, of the same mode: forms in your own pages need it.",
+            "key",
+            bounds="`pk_test_…` or `pk_live_…`",
+            read=setting_values.read_stripe_publishable_key,
+        ),
+    ] = None
+    stripe_webhook_secret: Annotated[
+        tuple[str, ...],
+        _about(
+            "What Stripe signs its webhooks with. Several while they are exchanged: any is right.",
+            "secrets",
+            bounds="`whsec_…`, comma separated",
+            read=setting_values.read_stripe_webhook_secrets,
+            is_secret=True,
+        ),
+    ] = ()
+    stripe_api_base: Annotated[
+        str | None,
+        _about(
+            "Where Stripe is, for a proxy or a stand-in; with test keys only. Not set: Stripe "
+            "itself.",
+            "URL",
+            bounds="`https://…` without a path; `http://` on this machine",
+            read=setting_values.read_stripe_api_base,
         ),
     ] = None
     db_pool_max: Annotated[
@@ -118,6 +167,14 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             bounds="owe or zero",
         ),
     ] = "owe"
+    freeze_on_fraud_warning: Annotated[
+        bool,
+        _about(
+            "An early fraud warning freezes what is left of its purchase.",
+            "switch",
+            bounds="true or false",
+        ),
+    ] = False
     hold_lifetime_max: Annotated[
         int,
         _about(
@@ -306,7 +363,8 @@ def show(setting: Setting, value: object) -> str | None:
     if value is None or value == ():
         return None
     if setting.about.is_secret:
-        return mask_database_url(value) if setting.about.read and isinstance(value, str) else "***"
+        mask = setting.about.mask
+        return mask(value) if mask is not None and isinstance(value, str) else MASK
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):

@@ -7,7 +7,6 @@ second signal ends; the listener closed; all that has arrived answered; the data
 
 import asyncio
 import gc
-import ipaddress
 import os
 import signal
 from collections.abc import AsyncGenerator, Mapping
@@ -18,7 +17,6 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 import click
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -34,16 +32,16 @@ from drawdown.embedded import Embedded
 from drawdown.metrics_app import metrics_app
 from drawdown.server_files import make_folder
 from drawdown.settings import Settings
+from drawdown.stripe_keys import fixed_account, stripe_config
 from jobs.runner import Runner
 from jobs.schedule import TIMETABLE, Clock
+from jobs.stripe_gateway import Gateway
 from ledger import customers
 from ledger.customers import Installation
 from meter.app import create_app
-from meter.auth import create_key
-from meter.scopes import SCOPES
 from meter.server import App, Server
 from meter.service import Config, Service
-from sql import queries
+from meter.stripe_port import StripeConfig
 from sql.migrate import differing_role_settings
 from sql.pool import Pool, check_server, open_pool, transaction
 
@@ -70,14 +68,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     """As the environment names it; None: it does not, so the database's own is right."""
 
 
-class SandboxFile(Struct, frozen=True):
-    """What a script needs to use a running sandbox."""
-
-    url: str
-    api_key: str
-    database_url: str
-
-
 class Stopping:
     """The wish to stop: `asked` by the first signal, `hurried` by the second."""
 
@@ -95,14 +85,6 @@ class Stopping:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self.signal)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def asked_zone(settings: Settings, environ: Mapping[str, str]) -> str | None:
@@ -161,12 +143,24 @@ class Process:
 
 async def _start(plan: Plan, settings: Settings, stack: AsyncExitStack) -> Process:
     """Open everything in order; `stack` closes it."""
+    if not plan.is_sandbox:
+        stripe_config(settings)  # before anything is made
     database = await stack.enter_async_context(_database(plan, settings))
     if plan.data is not None:
         # Of a killed start: it must not be taken for ours.
         (plan.data / SANDBOX_FILE).unlink(missing_ok=True)
     await _prepare(database)
-    service = await stack.enter_async_context(open_service(database, settings, plan))
+    pool = await stack.enter_async_context(_pool(database, settings))
+    installation = await _installation(pool, settings, plan)
+    stripe, stand_in = await fixed_account(pool, settings, installation), None
+    if plan.is_sandbox and plan.data is not None:
+        from drawdown.standin import open_stand_in  # takes half a second that others don't need
+
+        stand_in = await stack.enter_async_context(open_stand_in(pool, plan.data))
+        stripe = stand_in.config()
+    config = config_of(settings, installation, stripe)
+    service = await stack.enter_async_context(_service(pool, config))
+    service.companion = stand_in
     runner = Runner(service, TIMETABLE)
     service.jobs = runner
     metrics = await _serve_metrics(service, settings)
@@ -175,8 +169,10 @@ async def _start(plan: Plan, settings: Settings, stack: AsyncExitStack) -> Proce
         server = Server()
         await _listen(server, create_app(service), plan.host, plan.port)
         url = f"http://{_in_url(plan.host)}:{server.port}"
-    if plan.is_sandbox and plan.data is not None:
-        file = await _make_sandbox_file(service, plan.data, url, database.dsn)
+    if stand_in is not None and plan.data is not None:
+        stand_in.serve(url)
+        file = plan.data / SANDBOX_FILE
+        await stand_in.tell(file, pool, url=url, database_url=database.dsn)
         stack.callback(file.unlink, missing_ok=True)
     clock = None
     if plan.works:
@@ -223,22 +219,38 @@ async def _prepare(database: Database) -> None:
 
 
 @asynccontextmanager
-async def open_service(
-    database: Database, settings: Settings, plan: Plan | None = None
-) -> AsyncGenerator[Service]:
-    """The books, ready for requests. Without a plan: for a command, on any kind of database.
+async def open_service(database: Database, settings: Settings) -> AsyncGenerator[Service]:
+    """The books for a command, on any kind of database. Raises StartError, SettingsError."""
+    async with _pool(database, settings) as pool:
+        installation = await _installation(pool, settings, None)
+        stripe = await fixed_account(pool, settings, installation)
+        async with _service(pool, config_of(settings, installation, stripe)) as service:
+            yield service
 
-    Raises StartError.
-    """
+
+@asynccontextmanager
+async def _service(pool: Pool, config: Config) -> AsyncGenerator[Service]:
+    """The books, ready for requests."""
+    service = await Service.start(pool, config)
+    gateway = None if config.stripe is None else Gateway(config.stripe)
+    service.stripe = gateway
+    collect_less()
+    try:
+        yield service
+    finally:
+        if gateway is not None:
+            await gateway.close()
+        try:
+            await asyncio.wait_for(service.close(), CLOSE_SECONDS_MAX + ANSWER_SECONDS_MAX)
+        except TimeoutError:
+            log.error("requests_cut_off")
+
+
+@asynccontextmanager
+async def _pool(database: Database, settings: Settings) -> AsyncGenerator[Pool]:
     pool = await open_pool(database.dsn, size=settings.db_pool_max)
     try:
-        installation = await _installation(pool, settings, plan)
-        service = await Service.start(pool, config_of(settings, installation))
-        collect_less()
-        try:
-            yield service
-        finally:
-            await _close(service)
+        yield pool
     finally:
         try:
             await asyncio.wait_for(pool.close(), CLOSE_SECONDS_MAX)
@@ -251,13 +263,6 @@ def collect_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-async def _close(service: Service) -> None:
-    try:
-        await asyncio.wait_for(service.close(), CLOSE_SECONDS_MAX + ANSWER_SECONDS_MAX)
-    except TimeoutError:
-        log.error("requests_cut_off")
 
 
 async def _installation(pool: Pool, settings: Settings, plan: Plan | None) -> Installation:
@@ -295,7 +300,9 @@ def _check_installation(found: Installation, plan: Plan) -> None:
         )
 
 
-def config_of(settings: Settings, installation: Installation) -> Config:
+def config_of(
+    settings: Settings, installation: Installation, stripe: StripeConfig | None = None
+) -> Config:
     """The service's configuration."""
     grant, limit = settings.signup_grant, settings.rate_limit
     return Config(
@@ -304,9 +311,11 @@ def config_of(settings: Settings, installation: Installation) -> Config:
         signup_expires_in=grant and grant.expires_in,
         signup_priority=50 if grant is None else grant.priority,
         clawback=settings.clawback,
+        freeze_on_fraud_warning=settings.freeze_on_fraud_warning,
         hold_lifetime_max=timedelta(seconds=settings.hold_lifetime_max),
         event_retention=timedelta(days=settings.event_retention_days),
         late_grace=timedelta(seconds=settings.late_grace_seconds),
+        stripe=stripe,
         queue_max=settings.queue_max,
         queue_seconds_max=settings.queue_seconds_max,
         rate_limit=limit and (limit.requests, limit.seconds),
@@ -335,25 +344,3 @@ async def _listen(server: Server, app: App, host: str, port: int) -> None:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-async def _make_sandbox_file(service: Service, data: Path, url: str, dsn: str) -> Path:
-    """Write the file that tells scripts how to use this sandbox, with a fresh key for all scopes.
-
-    The keys of earlier starts on this folder end, so that they don't pile up.
-    """
-    name = f"drawdown up --sandbox --data {data}"
-    async with transaction(service.pool) as conn:
-        await conn.execute(queries.sandbox_keys_revoke, name)
-        _, secret = await create_key(conn, name=name, scopes=SCOPES)
-    return _write_private(data / SANDBOX_FILE, msgspec.json.encode(SandboxFile(url, secret, dsn)))
-
-
-def _write_private(file: Path, text: bytes) -> Path:
-    """Make or replace a JSON file that only its owner may read; nobody sees half of it."""
-    part = file.with_name(f"{file.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as stream:
-        stream.write(msgspec.json.format(text, indent=2) + b"\n")
-    return part.replace(file)

@@ -143,6 +143,10 @@ class Runner:
         except (LeaseHeld, LeaseLost) as held:
             raise ProblemError(503, "busy", f"{held}. Try again when that has ended.") from held
 
+    def names(self) -> Sequence[str]:
+        """Of every job, in the order of the timetable."""
+        return list(self.jobs)
+
     async def timetable(self) -> Sequence[JobStatus]:
         """Every job and how it is doing."""
         jobs = list(self.jobs.values())

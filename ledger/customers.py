@@ -165,6 +165,11 @@ async def make_installation(conn: Connection, *, mode: str | None, books_time_zo
     )
 
 
+async def fix_mode(conn: Connection, mode: str) -> str:
+    """The mode of these books, which is `mode` from now on if they had none."""
+    return await conn.fetchval(queries.installation_mode_fix, mode)
+
+
 async def now(conn: Connection) -> datetime:
     """The service's time: the database's, plus the sandbox's offset."""
     return await conn.fetchval(queries.clock_read)

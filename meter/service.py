@@ -25,6 +25,7 @@ from meter import catalog, parse
 from meter.auth import Keys
 from meter.catalog import Catalog
 from meter.charging import Pricer
+from meter.clock_walk import ClockWalk, Companion
 from meter.corrections import Correction
 from meter.directory import Directory
 from meter.events import Fact
@@ -43,6 +44,8 @@ T = TypeVar("T")
 
 SETTLE_CHUNK: Final = 200
 SETTLE_ROUNDS_MAX: Final = 100
+NEWS_JOBS: Final = "stripe_"
+"""How the names of the jobs begin that exchange news with Stripe."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,9 +68,10 @@ class Config(Struct, frozen=True, kw_only=True):
     event_retention: timedelta = timedelta(days=400)
     late_grace: timedelta = timedelta(minutes=5)
     """How long after its end a window is closed for pricing: events arrive late."""
-    freeze_on_fraud_warning: bool = False
     stripe: StripeConfig | None = None
     """None: nothing is sold through Stripe."""
+    freeze_on_fraud_warning: bool = False
+    """Whether an early fraud warning freezes what is left of its purchase."""
     metrics_open: bool = True
     """Whether /metrics is answered on the main port."""
 
@@ -75,6 +79,7 @@ class Config(Struct, frozen=True, kw_only=True):
 class JobsPort(Protocol):
     """The jobs, as far as the routes need them; the composition puts them in."""
 
+    def names(self) -> Sequence[str]: ...
     async def timetable(self) -> Sequence[Struct]: ...
     async def run(self, name: str) -> Struct | None: ...
 
@@ -104,6 +109,9 @@ class Service:
         self.metrics = metrics
         self.jobs: JobsPort | None = None
         self.stripe: StripePort | None = None
+        self.companion: Companion | None = None
+        """Who lives by our clock, in a sandbox."""
+        self._clock_lock = asyncio.Lock()
         self.is_draining = False
         self.keys = Keys(pool)
         self.directory = Directory(pool, signup_due=config.signup_amount is not None)
@@ -308,30 +316,30 @@ class Service:
 
     async def advance_clock(self, *, by: timedelta | None, to: datetime | None) -> tuple[Any, int]:
         """Move the sandbox's clock from due instant to due instant; (now, steps). See `api.md`."""
-        async with transaction(self.pool) as conn:
-            now = await customers.now(conn)
-        target = to if to is not None else now + (by or timedelta())
-        if target < now:
-            raise ProblemError(
-                422, "invalid_to", f"The clock never goes back: it is {now.isoformat()}."
-            )
-        if target - now > timedelta(days=400):
-            raise ProblemError(422, "invalid_to", "At most 400 days in one call.")
-        steps = 0
-        while True:
+        async with self._clock_lock:
             async with transaction(self.pool) as conn:
-                due = await conn.fetchval(queries.customers_due_next)
-                if due is None or due > target:
-                    break
-                await customers.advance_clock(conn, due - await customers.now(conn))
-            done = await self.settle_due()
-            steps += 1
-            if done["customers"] == 0:
-                raise ProblemError(503, "busy", "Something due can't be posted now: see the log.")
-        async with transaction(self.pool) as conn:
-            now = await customers.advance_clock(conn, target - await customers.now(conn))
+                now = await customers.now(conn)
+            target = to if to is not None else now + (by or timedelta())
+            if target < now:
+                raise ProblemError(
+                    422, "invalid_to", f"The clock never goes back: it is {now.isoformat()}."
+                )
+            if target - now > timedelta(days=400):
+                raise ProblemError(422, "invalid_to", "At most 400 days in one call.")
+            walk = ClockWalk(self.pool, self.settle_due, self.companion, self._take_news)
+            steps = await walk.to(now, target)
+            async with transaction(self.pool) as conn:
+                now = await customers.now(conn)
         self.keys.forget()  # some may have expired meanwhile
         return now, steps
+
+    async def _take_news(self) -> None:
+        """Run every job that exchanges news with Stripe. One that fails is in its own record."""
+        if self.jobs is None:
+            return
+        for name in self.jobs.names():
+            if name.startswith(NEWS_JOBS):
+                await self.jobs.run(name)
 
 
 def refused(outcome: Outcome) -> ProblemError:

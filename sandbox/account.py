@@ -41,11 +41,14 @@ class Account:
         settings: Settings,
         webhook_url: str | None = None,
         seed: str | None = None,
+        is_led: bool = False,
     ) -> None:
         self.keys, self.clock, self.settings = keys, clock, settings
         self.webhook_url = webhook_url
         self.base_url = ""
         self._seed = seed
+        self.is_led = is_led
+        """Somebody else's clock is this one's too: it is not moved from here."""
         self.faults = Faults()
         self.memory = Memory()
         self.requests: deque[Obj] = deque(maxlen=REQUESTS_MAX)

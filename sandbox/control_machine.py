@@ -127,6 +127,8 @@ def _next(account: Account, _: dict[str, str]) -> Obj:
 
 @on("POST clock", To)
 async def _walk(account: Account, asked: To) -> Obj:
+    if account.is_led:
+        raise StripeError(409, "This time is drawdown's: move it with POST /v1/test-clock there.")
     now = account.clock.now()
     try:
         to = seconds(asked.to) if isinstance(asked.to, str) else float(asked.to)

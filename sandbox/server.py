@@ -84,6 +84,10 @@ class Sandbox:
         """
         return await self.account.walk(to.timestamp())
 
+    def delivery_count(self) -> int:
+        """How many deliveries of webhooks there ever were, or are under way."""
+        return len(self.account.postman.deliveries)
+
     def members(self) -> dict[str, str]:
         """What `sandbox.json` says of the stand-in."""
         return {
@@ -127,13 +131,15 @@ async def running(
     settings: Settings | None = None,
     start: datetime | None = None,
     is_ticking: bool = True,
+    is_led: bool = False,
     seed: str | None = None,
     state_file: Path | None = None,
 ) -> AsyncGenerator[Sandbox]:
     """Serve a stand-in until the block ends. Port 0 finds a free one.
 
     `start` is its earliest time, at first now if it is left out; without `is_ticking` time stands
-    still but for `POST /_sandbox/clock`. `seed` makes ids repeatable. `state_file` is read if it is
+    still but for `POST /_sandbox/clock`; that route is refused if `is_led`, for only the caller
+    moves time then. `seed` makes ids repeatable. `state_file` is read if it is
     there and kept up to date: objects, time, keys; `keys` win over those of the file.
     Raises OSError if the port is taken, ValueError for a file with other content.
     """
@@ -147,6 +153,7 @@ async def running(
         settings=settings or Settings(),
         webhook_url=webhook_url,
         seed=seed,
+        is_led=is_led,
     )
     if found is not None:
         account.load(found)

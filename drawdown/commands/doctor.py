@@ -19,7 +19,7 @@ from drawdown.up import asked_zone
 @data_option("The data folder of an embedded database, running or not.")
 @click.pass_context
 def doctor(ctx: click.Context, after_restore: bool, as_json: bool, data: Path | None) -> None:
-    """Look at settings, server, logins, pools, clocks, migrations and jobs.
+    """Look at settings, server, logins, pools, clocks, migrations, Stripe's keys and jobs.
 
     Each line is ok, warn or FAIL with what to do. Exit code 1 if one fails.
     """

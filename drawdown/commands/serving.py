@@ -11,8 +11,9 @@ import uvloop
 
 from drawdown.commands.options import KNOWN_ERRORS, data_option
 from drawdown.database import default_data
+from drawdown.setting_values import is_loopback
 from drawdown.settings import Settings, load
-from drawdown.up import Plan, asked_zone, is_loopback, run
+from drawdown.up import Plan, asked_zone, run
 from meter.observe import configure_logging
 
 PORT = 8377
@@ -39,7 +40,8 @@ def _address(command: _Command) -> _Command:
 @click.option(
     "--sandbox",
     is_flag=True,
-    help="A database for trying things out, with a clock that can be moved. Loopback only.",
+    help="A database for trying things out, with a stand-in for Stripe and a clock that can be "
+    "moved. Loopback only.",
 )
 def up(host: str, port: int, data: Path | None, sandbox: bool) -> None:
     """Run the API and the jobs in one process, with a PostgreSQL of its own.

@@ -134,6 +134,12 @@ INSERT INTO installation (installation_id, mode, books_time_zone, cursor_secret)
 VALUES ($1::text, $2::text, $3::text, $4::bytea)
 ON CONFLICT DO NOTHING;
 
+-- installation_mode_fix --
+-- The mode of the books: that of the first key of Stripe, for ever.
+UPDATE installation
+SET mode = coalesce(mode, $1::text)
+RETURNING mode;
+
 -- clock_advance --
 -- Moves the sandbox's clock ahead; it never goes back.
 UPDATE installation

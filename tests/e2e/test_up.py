@@ -14,6 +14,7 @@ import stat
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,16 @@ from tests.servers import Database, Databases, connected, open_folder
 STOP_SECONDS_MAX: Final = 30
 READY: Final = "drawdown ready on "
 LOAD_CLIENTS: Final = 16
+SANDBOX_MEMBERS: Final = [
+    *("url", "api_key", "stripe_url", "stripe_secret_key", "stripe_publishable_key"),
+    *("sandbox_token", "database_url", "webhook_secret"),
+]
+KEYS: Final = {
+    "STRIPE_SECRET_KEY": "sk_test_hunter2",
+    "STRIPE_PUBLISHABLE_KEY": "pk_test_51abc",
+    "STRIPE_WEBHOOK_SECRET": "whsec_hunter2",
+}
+LIVE_KEYS: Final = {name: text.replace("_test_", "_live_") for name, text in KEYS.items()}
 
 
 @pytest.fixture
@@ -163,7 +174,8 @@ async def test_up_sandbox_serves_stops_and_finds_its_books_again(books: Path) ->
         assert stat.S_IMODE((books / "sandbox.json").stat().st_mode) == 0o600
         assert file["url"] == process.url
         assert process.url.startswith("http://127.0.0.1:")
-        assert file.keys() == {"url", "api_key", "database_url"}
+        assert list(file) == SANDBOX_MEMBERS
+        assert all(file.values())
         async with connected(file["database_url"]) as conn:
             assert await conn.fetchval("SELECT mode FROM installation") == "sandbox"
         async with client(process.url, file["api_key"]) as api:
@@ -253,6 +265,89 @@ async def test_backup_beside_the_service_is_restored_into_a_new_folder(books: Pa
         async with client(process.url, sandbox(other)["api_key"]) as api:
             assert await api.posted("saved") == ("10", "0", "10")
         assert await process.end(signal.SIGTERM) == 0
+
+
+async def stripe(
+    file: Mapping[str, Any], method: str, path: str, form: dict[str, str] | None = None
+) -> Any:
+    """A request to the stand-in of a sandbox, as Stripe's library would send it."""
+    headers = {"Authorization": f"Bearer {file['stripe_secret_key']}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, file["stripe_url"] + path, data=form, headers=headers) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def control(file: Mapping[str, Any], path: str) -> Any:
+    """A question to the stand-in's control plane."""
+    headers = {"Authorization": f"Bearer {file['sandbox_token']}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{file['stripe_url']}/_sandbox/{path}", headers=headers) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def test_up_sandbox_brings_stripe_along_and_keeps_it(data: Path) -> None:
+    up = ("up", "--sandbox", "--port", "0", "--data", data)
+    # A key that real money hangs on is in the environment by mistake, and not even complete.
+    async with running(*up, STRIPE_SECRET_KEY="sk_live_hunter2") as process:
+        await process.ready()
+        first = sandbox(data)
+        assert first["stripe_secret_key"].startswith("sk_test_")
+        assert first["stripe_url"].startswith("http://127.0.0.1:")
+        made = await stripe(first, "POST", "/v1/customers", {"name": "Ada"})
+        endpoints = await stripe(first, "GET", "/v1/webhook_endpoints")
+        assert [one["url"] for one in endpoints["data"]] == [f"{process.url}/v1/stripe/webhook"]
+
+        async with client(process.url, first["api_key"]) as api:
+            begin = await api.now()
+            session = await stripe(
+                first,
+                "POST",
+                "/v1/checkout/sessions",
+                {"mode": "setup", "currency": "usd", "success_url": "https://example.com/done"},
+            )
+            later = datetime.fromisoformat((await control(first, "clock"))["now"])
+            assert abs(later - begin) < timedelta(seconds=5)
+            now = await api.clock(begin + timedelta(days=40))
+            later = datetime.fromisoformat((await control(first, "clock"))["now"])
+            assert abs(later - now) < timedelta(seconds=5)
+            ended = await stripe(first, "GET", f"/v1/checkout/sessions/{session['id']}")
+            assert ended["status"] == "expired"
+            deliveries = (await control(first, "webhooks"))["data"]
+            assert {one["attempts"][0]["error"] for one in deliveries} == {None}, "we answered"
+        process.process.send_signal(signal.SIGTERM)
+        error = await process.error()
+        assert await process.end() == 0
+    assert "stripe_settings_ignored" in error
+    assert "hunter2" not in error
+    assert not (data / "sandbox.json").exists()
+    assert stat.S_IMODE((data / "stripe.json").stat().st_mode) == 0o600
+
+    async with running(*up) as process:
+        await process.ready()
+        second = sandbox(data)
+        kept = ("stripe_secret_key", "stripe_publishable_key", "sandbox_token", "webhook_secret")
+        assert [second[name] for name in kept] == [first[name] for name in kept]
+        assert (await stripe(second, "GET", f"/v1/customers/{made['id']}"))["name"] == "Ada"
+        endpoints = await stripe(second, "GET", "/v1/webhook_endpoints")
+        assert [one["url"] for one in endpoints["data"]] == [f"{process.url}/v1/stripe/webhook"]
+        async with client(process.url, second["api_key"]) as api:
+            later = datetime.fromisoformat((await control(second, "clock"))["now"])
+            assert abs(later - await api.now()) < timedelta(seconds=5)
+        code, out, _ = await command("doctor", "--data", data, database=None, **KEYS)
+        assert code == 0
+        assert "ignored in a sandbox: STRIPE_SECRET_KEY, STRIPE_PUBLISHABLE_KEY" in out
+        assert await process.end(signal.SIGTERM) == 0
+
+    (data / "stripe.json").write_text("{}")
+    code, _, error = await command(*up)
+    assert code == 1
+    assert error.splitlines()[-1].startswith(f"drawdown: {data}/stripe.json can't be read as the")
 
 
 async def test_stop_while_it_starts_leaves_nothing_running(data: Path) -> None:
@@ -474,6 +569,43 @@ async def test_what_was_fixed_at_the_first_start_is_checked_at_every_start(
         await process.ready()
         assert await process.end(signal.SIGTERM) == 0
     assert not (data / "sandbox.json").exists()
+
+
+async def test_first_key_of_stripe_fixes_the_mode_and_doctor_says_so(database: Database) -> None:
+    async def stripe_line(**keys: str) -> str:
+        _, out, _ = await command("doctor", database=database, **keys)
+        [line] = [line for line in out.splitlines() if line.split()[1] == "stripe"]
+        return line
+
+    serve = ("serve", "--port", "0")
+    async with running(*serve, database=database) as process:
+        await process.ready()
+        assert await process.end(signal.SIGTERM) == 0
+    assert "not configured: nothing is sold" in await stripe_line()
+    assert (await stripe_line(**LIVE_KEYS)).startswith("ok")
+    async with running(*serve, database=database, **KEYS) as process:
+        await process.ready()
+        assert await process.end(signal.SIGTERM) == 0
+    assert "test mode, at https://api.stripe.com" in await stripe_line(**KEYS)
+    assert (await stripe_line()).startswith("warn")
+    assert (await stripe_line(**LIVE_KEYS)).startswith("FAIL")
+
+    for name in ("serve", "work", "up"):
+        code, out, error = await command(name, database=database, **LIVE_KEYS)
+        assert (code, out) == (1, "")
+        assert error.startswith("drawdown: STRIPE_SECRET_KEY is a live key, but these books are in")
+        assert error.count("\n") == 1
+        assert "hunter2" not in error
+    assert (await command("job", "list", database=database, **LIVE_KEYS))[0] == 1
+
+    unsigned = {**KEYS, "STRIPE_WEBHOOK_SECRET": ""}
+    assert (await stripe_line(**unsigned)).startswith("FAIL")
+    code, _, error = await command("serve", database=database, **unsigned)
+    assert (code, error.count("\n")) == (1, 1)
+    assert error.startswith("drawdown: STRIPE_WEBHOOK_SECRET: must be set with STRIPE_SECRET_KEY")
+    _, out, _ = await command("config", database=None, **KEYS)
+    assert "hunter2" not in out
+    assert "sk_test_***" in out
 
 
 async def test_sandbox_is_for_this_machine_only() -> None:

@@ -13,10 +13,15 @@ URL = "postgresql://app:hunter2@db.internal:5432/books"
 GOOD = {
     "DATABASE_URL": URL,
     "DRAWDOWN_OWNER_DATABASE_URL": "postgres://owner@/books?host=/run/postgresql",
+    "STRIPE_SECRET_KEY": "rk_live_hunter2",
+    "STRIPE_PUBLISHABLE_KEY": "pk_live_51abc",
+    "STRIPE_WEBHOOK_SECRET": "whsec_hunter2, whsec_hunter2again",
+    "STRIPE_API_BASE": "https://api.stripe.com/",
     "DRAWDOWN_DB_POOL_MAX": "2",
     "DRAWDOWN_CREATE_CUSTOMERS": "true",
     "DRAWDOWN_SIGNUP_GRANT": '{"amount": "5.5", "priority": 10, "expires_in": 60}',
     "DRAWDOWN_CLAWBACK": "zero",
+    "DRAWDOWN_FREEZE_ON_FRAUD_WARNING": "true",
     "DRAWDOWN_HOLD_LIFETIME_MAX": "3600",
     "DRAWDOWN_QUEUE_MAX": "500",
     "DRAWDOWN_QUEUE_SECONDS_MAX": "1",
@@ -49,10 +54,15 @@ def test_load_all_set_reads_every_setting() -> None:
     assert load(GOOD) == Settings(
         database_url=URL,
         owner_database_url="postgres://owner@/books?host=/run/postgresql",
+        stripe_secret_key="rk_live_hunter2",
+        stripe_publishable_key="pk_live_51abc",
+        stripe_webhook_secret=("whsec_hunter2", "whsec_hunter2again"),
+        stripe_api_base="https://api.stripe.com",
         db_pool_max=2,
         create_customers=True,
         signup_grant=SignupGrant(amount=5_500_000_000, expires_in=60, priority=10),
         clawback="zero",
+        freeze_on_fraud_warning=True,
         hold_lifetime_max=3600,
         queue_max=500,
         queue_seconds_max=1,
@@ -78,6 +88,19 @@ def test_load_empty_values_count_as_not_set() -> None:
     ("name", "text", "says"),
     [
         ("DATABASE_URL", "mysql://app:hunter2@db/books", "must be a URL such as postgresql://"),
+        ("STRIPE_SECRET_KEY", "pk_test_hunter2", "must be a secret or restricted key"),
+        ("STRIPE_SECRET_KEY", "sk_test_", "must be a secret or restricted key"),
+        ("STRIPE_SECRET_KEY", "sk_test_hunter2\r\nX: 1", "must be a secret or restricted key"),
+        ("STRIPE_PUBLISHABLE_KEY", "sk_live_hunter2", "must be a publishable key"),
+        ("STRIPE_WEBHOOK_SECRET", "hunter2", "must be a signing secret: it begins with whsec_"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_1,hunter2", "secret 2 of 2 must be a signing secret"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_hunter2,", "secret 2 of 2 must be a signing secret"),
+        ("STRIPE_API_BASE", "api.stripe.com", "must be a URL such as https://api.stripe.com"),
+        ("STRIPE_API_BASE", "ftp://localhost", "must be a URL such as https://api.stripe.com"),
+        ("STRIPE_API_BASE", "https://u:hunter2@proxy", "without user or path"),
+        ("STRIPE_API_BASE", "https://api.stripe.com/v1", "without user or path"),
+        ("STRIPE_API_BASE", "http://stripe.internal:80", "must begin with https"),
+        ("STRIPE_API_BASE", "http://127.0.0.1.example.com", "must begin with https"),
         ("DRAWDOWN_DB_POOL_MAX", "1", "must be 2 to 100, not '1'"),
         ("DRAWDOWN_DB_POOL_MAX", "101", "must be 2 to 100, not '101'"),
         ("DRAWDOWN_DB_POOL_MAX", "ten", "must be 2 to 100, not 'ten'"),
@@ -127,6 +150,7 @@ def test_load_many_mistakes_are_told_together() -> None:
     [
         ("DRAWDOWN_QUEUEMAX", "did you mean DRAWDOWN_QUEUE_MAX?"),
         ("DRAWDOWN_DATABASE_URL", "did you mean DATABASE_URL?"),
+        ("DRAWDOWN_STRIPE_SECRET_KEY", "did you mean STRIPE_SECRET_KEY?"),
         ("DRAWDOWN_PORT", "see `drawdown config`"),
         ("DRAWDOWN_QUEUE_MAX_FILE", "did you mean DRAWDOWN_QUEUE_MAX?"),
     ],
@@ -150,6 +174,26 @@ def test_load_secret_from_file_drops_the_line_end(tmp_path: Path) -> None:
     settings = load(environ)
     assert settings.database_url == URL
     assert describe(settings, environ)[0].source == "file"
+
+
+def test_load_secrets_of_stripe_from_files(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk_test_hunter2\n")
+    (tmp_path / "signing").write_text("whsec_1,\nwhsec_2\n")
+    settings = load(
+        {
+            "STRIPE_SECRET_KEY_FILE": str(tmp_path / "key"),
+            "STRIPE_WEBHOOK_SECRET_FILE": str(tmp_path / "signing"),
+        }
+    )
+    assert settings.stripe_secret_key == "sk_test_hunter2"
+    assert settings.stripe_webhook_secret == ("whsec_1", "whsec_2")
+
+
+@pytest.mark.parametrize(
+    "text", ["http://127.0.0.1:12111", "http://localhost:1", "http://[::1]:12111", "https://proxy"]
+)
+def test_load_address_of_stripe_may_be_here_or_encrypted(text: str) -> None:
+    assert load({"STRIPE_API_BASE": text + "/"}).stripe_api_base == text
 
 
 def test_load_secret_from_wrong_file_says_what_is_wrong(tmp_path: Path) -> None:
@@ -176,10 +220,18 @@ def test_describe_masks_secrets_and_writes_values_that_load_again() -> None:
     assert {row.source for row in rows.values()} == {"environment"}
     assert rows["DATABASE_URL"].value == "postgresql://app:***@db.internal:5432/books"
     assert rows["DRAWDOWN_API_KEY"].value == "***"
+    assert rows["STRIPE_SECRET_KEY"].value == "rk_live_***"
+    assert rows["STRIPE_WEBHOOK_SECRET"].value == "***"
     assert "hunter2" not in repr(rows)
     again = {name: row.value or "" for name, row in rows.items()}
-    secrets = {"DATABASE_URL": URL, "DRAWDOWN_API_KEY": GOOD["DRAWDOWN_API_KEY"]}
-    assert load(again | secrets) == settings
+    masked = {name for name, row in rows.items() if "***" in (row.value or "")}
+    assert masked == {
+        "DATABASE_URL",
+        "DRAWDOWN_API_KEY",
+        "STRIPE_SECRET_KEY",
+        "STRIPE_WEBHOOK_SECRET",
+    }
+    assert load(again | {name: GOOD[name] for name in masked}) == settings
 
 
 def test_describe_defaults_show_what_is_in_force() -> None:
