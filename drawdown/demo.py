@@ -29,6 +29,7 @@ from drawdown.demo_report import (
     uncounted,
     usage_lines,
 )
+from drawdown.demo_sale import Sale
 from drawdown.progress import Progress
 from drawdown.replay import INPUT_METER, OUTPUT_METER, Plan, Report, open_session, replay
 from drawdown.sandbox_process import Sandbox, open_sandbox, run_command
@@ -162,6 +163,7 @@ class _Demo:
             wrong = self._tell_sums(replayed, burned) + self._tell_poor(poor, poor_burned)
             wrong += self._tell_usage(replayed, await self._used(started_at) - counted)
             await self._tell_statement(CUSTOMERS[0], started_at)
+            wrong += await self._sell()
         return await self._verify() and not wrong
 
     # Seeding
@@ -402,6 +404,13 @@ class _Demo:
         self.say("")
         for line in statement_lines(customer, msgspec.json.decode(body, type=Statement)):
             self.say(line)
+
+    async def _sell(self) -> list[str]:
+        told, wrong = await Sale(self._call, self.session, self.sandbox, self.options.run).run()
+        self.say("")
+        for line in (*told, *(f"DIFFERENT  {line}" for line in wrong)):
+            self.say(line)
+        return wrong
 
     async def _verify(self) -> bool:
         """Prove the books beside the running service."""

@@ -35,6 +35,8 @@ class Sandbox(Struct, frozen=True):
 
     url: str
     api_key: str
+    stripe_url: str
+    sandbox_token: str
 
 
 @asynccontextmanager

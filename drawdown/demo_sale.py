@@ -1,0 +1,127 @@
+"""The demo's sale: a pack bought at the stand-in for Stripe, with deliveries that go wrong."""
+
+from collections.abc import Awaitable, Sequence
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+import aiohttp
+import msgspec
+
+from drawdown.commands.stripe import lines_of
+from drawdown.sandbox_process import Sandbox
+from meter.http.purchases import PurchaseShown
+
+BUYER: Final = "demo-buyer"
+PACK: Final = "demo"
+CREDITS: Final = 100_000
+BONUS: Final = 5_000
+PRICE: Final = Decimal(100)
+USED: Final = 400
+REFUND: Final = Decimal(25)
+
+
+class Call(Protocol):
+    """One request to the service that must succeed."""
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        good: Sequence[int] = (200,),
+        key: str | None = None,
+    ) -> Awaitable[bytes]: ...
+
+
+class Sale:
+    """Sells one pack, has it paid, spends of it, and gives a part of the money back."""
+
+    def __init__(
+        self, call: Call, session: aiohttp.ClientSession, sandbox: Sandbox, run: str
+    ) -> None:
+        self.call, self.session, self.sandbox, self.run_name = call, session, sandbox, run
+
+    async def run(self) -> tuple[list[str], list[str]]:
+        """What to tell, and what is not as it should be."""
+        await self.call("PUT", f"/v1/customers/{BUYER}", {"name": "Demo"}, (200, 201))
+        before = await self._available()
+        purchase_id = await self._buy()
+        usage = {"customer_id": BUYER, "amount": str(USED)}
+        await self.call("POST", "/v1/consume", usage, (201,), f"{self.run_name}/use")
+        path = f"/v1/purchases/{purchase_id}"
+        asked = {"amount": str(REFUND)}
+        await self.call("POST", f"{path}/refund", asked, (202,), f"{self.run_name}/refund")
+        await self._job("stripe_outbox")
+        await self._job("stripe_inbox")
+        shown = msgspec.json.decode(await self.call("GET", path), type=PurchaseShown)
+        after = await self._available()
+        return self._told(shown, after - before), self._wrong(shown, after - before)
+
+    async def _buy(self) -> str:
+        """Buy a pack: deliveries come last one first, and one of them twice. The purchase's id."""
+        await self.call(
+            "PUT",
+            f"/v1/packs/{PACK}",
+            {
+                "name": "Demo pack",
+                "credits": str(CREDITS),
+                "bonus": {"credits": str(BONUS)},
+                "price": {"amount": str(PRICE), "currency": "USD"},
+            },
+            (200, 201),
+        )
+        pages = {"success_url": "https://example.com/ok", "cancel_url": "https://example.com/no"}
+        asked = {"customer_id": BUYER, "pack": PACK, **pages}
+        opened: dict[str, Any] = msgspec.json.decode(
+            await self.call("POST", "/v1/checkout", asked, (201,), f"{self.run_name}/buy")
+        )
+        await self._control("webhooks", {"mode": "hold"})
+        await self._control(f"checkout/{opened['id']}/complete", {})
+        await self._control("webhooks", {"mode": "deliver"})
+        await self._control("webhooks/release", {"order": "reverse"})
+        await self._job("stripe_inbox")
+        shown = msgspec.json.decode(
+            await self.call("GET", f"/v1/purchases/{opened['purchase_id']}"), type=PurchaseShown
+        )
+        paid = [one for one in shown.story.news if one.type == "checkout.session.completed"]
+        for one in paid:
+            await self._control(f"webhooks/resend/{one.event_id}", {})
+        await self._job("stripe_inbox")
+        return shown.id
+
+    async def _job(self, name: str) -> None:
+        await self.call("POST", f"/v1/jobs/{name}/run")
+
+    async def _available(self) -> Decimal:
+        found = msgspec.json.decode(await self.call("GET", f"/v1/customers/{BUYER}/balance"))
+        return Decimal(found["available"])
+
+    async def _control(self, path: str, body: object) -> None:
+        """Order something of the stand-in; it answers when that is done."""
+        headers = {"Authorization": f"Bearer {self.sandbox.sandbox_token}"}
+        async with self.session.post(
+            f"{self.sandbox.stripe_url}/_sandbox/{path}",
+            data=msgspec.json.encode(body),
+            headers=headers,
+        ) as answer:
+            answer.raise_for_status()
+
+    def _told(self, shown: PurchaseShown, change: Decimal) -> list[str]:
+        return [
+            f"sale       {BUYER} bought {CREDITS:,} credits and {BONUS:,} of bonus for {PRICE} USD"
+            " at the stand-in for Stripe;",
+            "           its deliveries came last one first, one of them twice;"
+            f" {USED} used, {REFUND} USD refunded: {change:,f} left",
+            *(f"  {line}" for line in lines_of(shown)),
+        ]
+
+    def _wrong(self, shown: PurchaseShown, change: Decimal) -> list[str]:
+        """Beside sums by hand: of both lots the refunded share of the money goes back."""
+        share = REFUND / PRICE
+        left = (CREDITS + BONUS) * (1 - share) - USED
+        wrong: list[str] = []
+        if (shown.status, Decimal(shown.refunded)) != ("credited", REFUND):
+            wrong.append(f"the purchase is {shown.status}, {shown.refunded} of it are refunded")
+        if change != left:
+            wrong.append(f"{BUYER} has {change:,f} credits more, not {left:,f}")
+        return wrong
