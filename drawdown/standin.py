@@ -1,10 +1,9 @@
-"""Stripe's stand-in as a part of `up --sandbox`, and the file that tells scripts of both.
+"""Stripe's stand-in as a part of `up --sandbox`.
 
 Its objects, time and keys are kept in DIR/stripe.json over restarts. Its time is the service's.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
@@ -13,9 +12,9 @@ from typing import Final
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from drawdown.database import StartError
+from drawdown.sandbox_file import SandboxFile
 from ledger import customers
 from meter.auth import create_key
 from meter.scopes import SCOPES
@@ -32,19 +31,6 @@ APART: Final = timedelta(seconds=1)
 """The two clocks run by themselves in between, so they may differ a little."""
 
 log = structlog.get_logger()
-
-
-class SandboxFile(Struct, frozen=True, kw_only=True):
-    """What a script needs to use a running sandbox."""
-
-    url: str
-    api_key: str
-    stripe_url: str
-    stripe_secret_key: str
-    stripe_publishable_key: str
-    sandbox_token: str
-    database_url: str
-    webhook_secret: str
 
 
 class StandIn:
@@ -76,10 +62,9 @@ class StandIn:
         async with transaction(pool) as conn:
             await conn.execute(queries.sandbox_keys_revoke, name)
             _, secret = await create_key(conn, name=name, scopes=SCOPES)
-        members = SandboxFile(
+        SandboxFile(
             url=url, api_key=secret, database_url=database_url, **self.sandbox.members()
-        )
-        _write_private(file, msgspec.json.encode(members))
+        ).write(file)
 
     def next_due(self) -> datetime | None:
         """See `Companion`."""
@@ -138,13 +123,3 @@ async def _follow(pool: Pool, sandbox: Sandbox) -> None:
 async def _now(pool: Pool) -> datetime:
     async with transaction(pool) as conn:
         return await customers.now(conn)
-
-
-def _write_private(file: Path, text: bytes) -> None:
-    """Make or replace a JSON file that only its owner may read; nobody sees half of it."""
-    part = file.with_name(f"{file.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as stream:
-        stream.write(msgspec.json.format(text, indent=2) + b"\n")
-    part.replace(file)

@@ -30,6 +30,7 @@ from drawdown.database import (
 )
 from drawdown.embedded import Embedded
 from drawdown.metrics_app import metrics_app
+from drawdown.sandbox_file import SANDBOX_FILE, stand_in_beside
 from drawdown.server_files import make_folder
 from drawdown.settings import Settings
 from drawdown.stripe_keys import fixed_account, stripe_config
@@ -49,7 +50,6 @@ ANSWER_SECONDS_MAX: Final = 8.5
 """After the drain: longer than any request may wait in the queue (8 s)."""
 CLOSE_SECONDS_MAX: Final = 1.0
 """For what should be idle by then. All in all a process has 30 s to stop."""
-SANDBOX_FILE: Final = "sandbox.json"
 ZONE: Final = "DRAWDOWN_BOOKS_TIME_ZONE"
 
 log = structlog.get_logger()
@@ -219,11 +219,19 @@ async def _prepare(database: Database) -> None:
 
 
 @asynccontextmanager
-async def open_service(database: Database, settings: Settings) -> AsyncGenerator[Service]:
-    """The books for a command, on any kind of database. Raises StartError, SettingsError."""
+async def open_service(
+    database: Database, settings: Settings, data: Path | None = None
+) -> AsyncGenerator[Service]:
+    """The books for a command, on any kind of database.
+
+    If a sandbox runs on the folder `data` and this database, its Stripe is ours. Raises StartError,
+    SettingsError.
+    """
     async with _pool(database, settings) as pool:
         installation = await _installation(pool, settings, None)
         stripe = await fixed_account(pool, settings, installation)
+        if installation.mode == "sandbox" and data is not None:
+            stripe = stand_in_beside(data, database.dsn)
         async with _service(pool, config_of(settings, installation, stripe)) as service:
             yield service
 

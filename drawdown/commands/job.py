@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from drawdown.commands.options import data_option, run
-from drawdown.database import StartError, lacking, opened
+from drawdown.database import StartError, default_data, lacking, opened
 from drawdown.settings import Settings, load
 from drawdown.up import open_service
 from jobs.runner import JobRun, JobStatus, Runner
@@ -54,7 +54,7 @@ async def _run_now(settings: Settings, data: Path | None, name: str) -> JobRun:
     async with opened(settings, data) as database:
         if names := await lacking(database):
             raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
+        async with open_service(database, settings, data or default_data()) as service:
             done = await Runner(service, TIMETABLE).run_now(name)
     assert done is not None, "the name is one of the timetable"
     return done

@@ -72,7 +72,7 @@ async def _verify(
 
 def _text(line: Line) -> str:
     status = "ok    " if line.ok else "FAILED"
-    rows = [f"{status}  {line.check:<10}  {line.title:<45}  {line.seconds:8.3f} s"]
+    rows = [f"{status}  {line.check:<11}  {line.title:<51}  {line.seconds:8.3f} s"]
     rows += [f"        {_customer(failure)}: {failure.what}" for failure in line.failures]
     if len(line.failures) == FAILURES_MAX:
         rows.append(f"        only the first {FAILURES_MAX} are shown")

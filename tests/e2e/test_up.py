@@ -22,8 +22,12 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
+from drawdown.database import opened
 from drawdown.postmaster import PidFile, is_running
+from drawdown.sandbox_file import stand_in_beside
 from drawdown.sandbox_process import own_environment
+from drawdown.settings import load
+from drawdown.up import open_service
 from jobs.schedule import TIMETABLE
 from sql.migrate import ensure_roles
 from tests.http import Api
@@ -339,6 +343,16 @@ async def test_up_sandbox_brings_stripe_along_and_keeps_it(data: Path) -> None:
         async with client(process.url, second["api_key"]) as api:
             later = datetime.fromisoformat((await control(second, "clock"))["now"])
             assert abs(later - await api.now()) < timedelta(seconds=5)
+        # A command beside it finds its Stripe, and never another one's.
+        async with opened(load({}), data) as found:
+            assert found.dsn == second["database_url"]
+            async with open_service(found, load({}), data) as service:
+                assert service.config.stripe is not None
+                assert service.config.stripe.secret_key == second["stripe_secret_key"]
+                assert service.config.stripe.api_base == second["stripe_url"]
+            async with open_service(found, load(KEYS), data.parent) as service:
+                assert service.config.stripe is None
+        assert stand_in_beside(data, "postgresql://other/books") is None
         code, out, _ = await command("doctor", "--data", data, database=None, **KEYS)
         assert code == 0
         assert "ignored in a sandbox: STRIPE_SECRET_KEY, STRIPE_PUBLISHABLE_KEY" in out

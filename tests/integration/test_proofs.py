@@ -863,7 +863,7 @@ async def test_verify_of_broken_books_names_the_customer_and_exits_1(
         "pinned of lot 2 by open holds and freezes: "
         "expected 0, found 0.000000002, difference 0.000000002 credits"
     )
-    assert "FAILED  pins        each lot is pinned by open holds and freezes only" in text
+    assert "FAILED  pins         each lot is pinned by open holds and freezes only" in text
     assert f"        customer alice (no. 1): {what}" in text.splitlines()
     assert text.endswith("the books are NOT proved: 1 of 32 checks failed (pins)\n")
     assert report["ok"] is False
