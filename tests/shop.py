@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from drawdown.standin import StandIn
 from meter.service import Config
 from meter.stripe_port import StripeConfig
 from sandbox.server import Sandbox
@@ -114,14 +115,14 @@ async def furnish_all(shop: Shop, customer_id: str = "acme") -> World:
 
 
 @asynccontextmanager
-async def shop(pool: Pool, *, is_ticking: bool = False, **config: Any) -> AsyncGenerator[Shop]:
+async def shop(pool: Pool, *, has_one_clock: bool = False, **config: Any) -> AsyncGenerator[Shop]:
     """A sandbox that sells, at START, with a customer `acme`; deliveries reach it.
 
-    `is_ticking`: the stand-in's time goes on, as ours does; for what takes minutes.
+    `has_one_clock`: the stand-in's time goes on as ours does, and follows the test clock.
     """
     await set_clock(pool, START)
     async with (
-        standing_in(is_ticking=is_ticking, start=START, seed="test") as standin,
+        standing_in(is_ticking=has_one_clock, start=START, seed="test") as standin,
         session() as web,
     ):
         stripe = StripeConfig(
@@ -133,5 +134,7 @@ async def shop(pool: Pool, *, is_ticking: bool = False, **config: Any) -> AsyncG
         made = Config(is_sandbox=True, stripe=stripe, **config)
         async with serving(pool, made) as running:
             standin.set_webhook(running.api.url + WEBHOOK)
+            if has_one_clock:
+                running.service.companion = StandIn(standin)
             await running.api.customer("acme")
             yield Shop(running, standin, web)

@@ -70,7 +70,7 @@ class Thread:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         pool = await open_pool(self.database.dsn, size=5, statement_cache=STATEMENT_CACHE)
-        async with shop(pool, is_ticking=True) as sale:
+        async with shop(pool, has_one_clock=True) as sale:
             secret = sale.api.secret
             assert secret is not None
             await furnish_prices(sale.running)

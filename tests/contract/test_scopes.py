@@ -73,7 +73,7 @@ class Keys:
 async def keys(databases: Databases) -> AsyncGenerator[Keys]:
     database = await databases.make()
     pool = await open_pool(database.dsn, size=5, statement_cache=STATEMENT_CACHE)
-    async with shop(pool, is_ticking=True) as sale:
+    async with shop(pool, has_one_clock=True) as sale:
         made = Keys(sale)
         await made.make()
         yield made

@@ -22,8 +22,11 @@ from ledger import customers
 from ledger.load_purchases import PurchaseRef, link
 from ledger.proofs import prove
 from ledger.requests import Recurrence, Rollover
+from meter import stripe_calls, stripe_news
+from meter.stripe_calls import StripeCall
 from sql import queries
 from sql.migrate import ensure_roles, migrate
+from sql.pool import Connection
 from sql.tables import tables
 from tests.conftest import prove_books
 from tests.integration.player import Player
@@ -66,10 +69,38 @@ async def play(database: Database, rounds: int = 1) -> None:
             await customers.put_profile(conn, player.no, {"name": "Zoë", "email": "z@example.com"})
             await use_something(conn, [player.no])
             await pay_for_something(conn, [player.no])
+            await sell_something(conn, player.no)
         await conn.execute(
             "INSERT INTO job_runs (job, started_at, counts)"
             " VALUES ('sweep', clock_timestamp(), '{\"customers\": 1}')"
         )
+
+
+async def sell_something(conn: Connection, customer_no: int) -> None:
+    """A pack, a call to Stripe, a delivery, an object that it marks, and where a list was read."""
+    await conn.execute(
+        queries.pack_add,
+        *("starter", "A pack", "credits", 10, 0, None, None, 50, '{"USD":100}', None, None),
+        *(True, "{}"),
+    )
+    params = {"metadata": {"user_id": "a\ttab"}}
+    name = f"customer-{customer_no}"
+    await stripe_calls.note(
+        conn, StripeCall(name=name, kind="customer", params=params, customer_no=customer_no)
+    )
+    now = await customers.now(conn)
+    event = stripe_news.read_event(
+        msgspec.json.encode(
+            {
+                "id": f"evt_{customer_no}",
+                "type": "customer.deleted",
+                "created": int(now.timestamp()),
+                "data": {"object": {"id": f"cus_{customer_no}"}},
+            }
+        )
+    )
+    await stripe_news.keep(conn, b'{"raw": "\\n"}', event, is_live=False)
+    await conn.execute(queries.stripe_cursor_move, "events", now)
 
 
 @asynccontextmanager
