@@ -18,6 +18,7 @@ from apscheduler.schedulers.asyncio import (  # pyright: ignore[reportMissingTyp
 
 from jobs.event_months import event_partitions
 from jobs.forget import forget_guards, forget_refusals
+from jobs.prove import prove_books
 from jobs.rate_usage import rate_usage
 from jobs.runner import Job, Runner, Watch
 from jobs.stripe_inbox import stripe_inbox
@@ -60,6 +61,13 @@ TIMETABLE: Final = (
         seconds_max=600,
         work=stripe_sweep,
         about="reads Stripe's own lists for what no delivery told",
+    ),
+    Job(
+        name="prove_books",
+        every=timedelta(days=1),
+        seconds_max=7_200,
+        work=prove_books,
+        about="proves every invariant of the books but the chain, as `drawdown verify` does",
     ),
     Job(
         name="forget_refusals",
