@@ -8,13 +8,29 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import stripe
+import structlog
 
-from jobs.stripe_shapes import dispute_state, is_open_warning, payment_of, refund_state
-from meter.stripe_port import FaultKind, Kind, Made, News, Payment, StripeConfig, StripeFault
+from jobs.stripe_shapes import (
+    dispute_state,
+    invoice_of,
+    is_open_warning,
+    payment_of,
+    refund_state,
+)
+from meter.stripe_port import (
+    FaultKind,
+    InvoicePage,
+    Kind,
+    Made,
+    News,
+    Payment,
+    StripeConfig,
+    StripeFault,
+)
 
 SECONDS_MAX: Final = 10.0
 """For one attempt."""
@@ -33,6 +49,8 @@ FAULTS: Final[tuple[tuple[type[stripe.StripeError], FaultKind], ...]] = (
     (stripe.InvalidRequestError, "refused"),
 )
 
+log = structlog.get_logger()
+
 # It logs request bodies' addresses and retries at a level that is ours to choose.
 logging.getLogger("stripe").setLevel(logging.WARNING)
 stripe.enable_telemetry = False
@@ -47,6 +65,7 @@ class Gateway:
         options: dict[str, Any] = {}
         if base is not None:
             options["base_addresses"] = dict.fromkeys(bases, base)
+        self.is_accepted: bool | None = None
         self._http = stripe.AIOHTTPClient(timeout=SECONDS_MAX)
         client = stripe.StripeClient(
             config.secret_key, http_client=self._http, max_network_retries=RETRIES, **options
@@ -69,7 +88,7 @@ class Gateway:
     async def make(self, kind: Kind, params: Mapping[str, Any], key: str) -> Made:
         """See `StripePort`."""
         try:
-            async with _faults():
+            async with self._faults():
                 service = self._services[kind]
                 made = await service.create_async(dict(params), {"idempotency_key": key})
         except StripeFault as fault:
@@ -89,7 +108,7 @@ class Gateway:
 
     async def client_secret(self, intent_id: str) -> str:
         """See `StripePort`."""
-        async with _faults():
+        async with self._faults():
             intent = await self._v1.payment_intents.retrieve_async(intent_id)
         if intent.client_secret is None:
             raise StripeFault("missing", "The intent has no secret.")
@@ -99,7 +118,7 @@ class Gateway:
         """See `StripePort`."""
         session: Any = None
         intent_id: str | None = object_id
-        async with _faults():
+        async with self._faults():
             if kind == "session":
                 session = await self._v1.checkout.sessions.retrieve_async(object_id)
                 intent_id = session.payment_intent
@@ -107,7 +126,7 @@ class Gateway:
                 session = await self._session_of(object_id)
         if intent_id is None:
             return payment_of(session, None, (), (), is_suspected=False)
-        async with _faults():
+        async with self._faults():
             intent = await self._v1.payment_intents.retrieve_async(
                 intent_id, {"expand": list(INTENT_EXPAND)}
             )
@@ -132,7 +151,7 @@ class Gateway:
     async def is_deleted(self, customer_id: str) -> bool:
         """Whether Stripe has forgotten a customer."""
         try:
-            async with _faults():
+            async with self._faults():
                 found: Any = await self._v1.customers.retrieve_async(customer_id)
         except StripeFault as fault:
             if fault.kind == "missing":
@@ -153,6 +172,34 @@ class Gateway:
         ]
         return found[::-1]
 
+    async def portal(self, params: Mapping[str, Any]) -> str:
+        """See `StripePort`."""
+        async with self._faults():
+            made = await self._v1.billing_portal.sessions.create_async(cast("Any", dict(params)))
+        return made.url
+
+    async def invoices(self, customer_id: str, limit: int, after: str | None) -> InvoicePage:
+        """See `StripePort`."""
+        params: dict[str, Any] = {"customer": customer_id, "limit": limit}
+        if after is not None:
+            params["starting_after"] = after
+        async with self._faults():
+            page = await self._v1.invoices.list_async(cast("Any", params))
+        return InvoicePage([invoice_of(one) for one in page.data], bool(page.has_more))
+
+    @asynccontextmanager
+    async def _faults(self) -> AsyncGenerator[None]:
+        """What Stripe or the way to it can go wrong with, as StripeFault."""
+        try:
+            yield
+        except stripe.StripeError as error:
+            fault = _fault_of(error)
+            if fault.kind == "unauthorized":
+                self.is_accepted = False
+                log.error("stripe_key_refused", request=fault.request_id)
+            raise fault from error
+        self.is_accepted = True
+
     async def _all(
         self,
         list_async: Callable[..., Awaitable[Any]],
@@ -163,7 +210,7 @@ class Gateway:
         asked: dict[str, Any] = {**params, "limit": PAGE}
         seen = 0
         while True:
-            async with _faults():
+            async with self._faults():
                 page = await list_async(asked)
             for one in page.data:
                 yield one
@@ -171,15 +218,6 @@ class Gateway:
             if not page.has_more or seen >= most:
                 return
             asked["starting_after"] = page.data[-1].id
-
-
-@asynccontextmanager
-async def _faults() -> AsyncGenerator[None]:
-    """What Stripe or the way to it can go wrong with, as StripeFault."""
-    try:
-        yield
-    except stripe.StripeError as error:
-        raise _fault_of(error) from error
 
 
 def _fault_of(error: stripe.StripeError) -> StripeFault:

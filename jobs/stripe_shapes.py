@@ -1,9 +1,10 @@
 """Stripe's objects, as far as money goes, in our own words. Pure."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from meter.stripe_port import DisputeState, Payment, RefundState
+from meter.stripe_port import DisputeState, Invoice, Payment, RefundState
 
 INQUIRY: Final = "warning_"
 """How the statuses of an inquiry begin: no money moves."""
@@ -44,6 +45,22 @@ def dispute_state(dispute: Any, currency: str) -> DisputeState:
 def is_open_warning(warning: Any) -> bool:
     """Whether a fraud warning still asks for something to be done."""
     return bool(warning.actionable)
+
+
+def invoice_of(invoice: Any) -> Invoice:
+    """An invoice, with the pages where it can be paid and read."""
+    return Invoice(
+        id=invoice.id,
+        number=invoice.number,
+        status=invoice.status or "draft",
+        currency=str(invoice.currency).upper(),
+        total=invoice.total,
+        amount_paid=invoice.amount_paid,
+        amount_due=invoice.amount_due,
+        hosted_url=invoice.hosted_invoice_url,
+        pdf_url=invoice.invoice_pdf,
+        created_at=datetime.fromtimestamp(invoice.created, UTC),
+    )
 
 
 def marks_of(one: Any) -> dict[str, str]:

@@ -113,8 +113,41 @@ class News(Struct, frozen=True):
     created_at: datetime
 
 
+class Invoice(Struct, frozen=True, kw_only=True):
+    """An invoice as its customer sees it. Amounts in the currency's smallest unit."""
+
+    id: str
+    number: str | None
+    status: str
+    currency: str
+    total: int
+    amount_paid: int
+    amount_due: int
+    hosted_url: str | None
+    pdf_url: str | None
+    created_at: datetime
+
+
+class InvoicePage(Struct, frozen=True):
+    data: list[Invoice]
+    has_more: bool
+
+
 class StripePort(Protocol):
     """Calls to Stripe. Each may raise StripeFault."""
+
+    @property
+    def is_accepted(self) -> bool | None:
+        """Whether the last answer accepted our key; None: nothing was asked yet."""
+        ...
+
+    async def portal(self, params: Mapping[str, Any]) -> str:
+        """The address of a page where a customer manages cards, invoices, subscriptions."""
+        ...
+
+    async def invoices(self, customer_id: str, limit: int, after: str | None) -> InvoicePage:
+        """A customer's invoices, the newest first."""
+        ...
 
     async def make(self, kind: Kind, params: Mapping[str, Any], key: str) -> Made:
         """Make an object under an idempotency key."""

@@ -4,6 +4,7 @@ from typing import Final
 
 from meter.http import (
     batch,
+    billing,
     customers,
     events,
     hot,
@@ -29,6 +30,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *rerates.ROUTES,
     *packs.ROUTES,
     *purchases.ROUTES,
+    *billing.ROUTES,
     *webhook.ROUTES,
     *operate.ROUTES,
 )

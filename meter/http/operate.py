@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -22,8 +22,10 @@ from sql.pool import transaction
 READY_SECONDS_MAX: Final = 1.0
 
 
-class Health(Struct, frozen=True):
+class Health(Struct, frozen=True, omit_defaults=True):
     status: str
+    stripe: Literal["ok", "key_refused"] | None = None
+    """Of `/readyz`, where something is sold: without Stripe all but selling goes on."""
 
 
 class Clock(Struct, frozen=True):
@@ -50,7 +52,10 @@ async def readyz(call: Call) -> Reply:
         raise ProblemError(
             503, "database_unavailable", "Migrations are pending: run `drawdown migrate`."
         )
-    return answer(200, Health("ok"))
+    stripe = call.service.stripe
+    if stripe is None:
+        return answer(200, Health("ok"))
+    return answer(200, Health("ok", "key_refused" if stripe.is_accepted is False else "ok"))
 
 
 async def metrics(call: Call) -> Reply:

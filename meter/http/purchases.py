@@ -57,7 +57,7 @@ async def create_checkout(call: Call) -> Reply:
     assert call.body is not None
     wanted = parse.decode(call.body, CheckoutBody)
     for name in ("success_url", "cancel_url"):
-        _check_url(getattr(wanted, name), f"/{name}")
+        check_url(getattr(wanted, name), f"/{name}")
     asked = msgspec.structs.asdict(wanted)
     opened = await _open(call, wanted, "session", asked)
     made = opened.made
@@ -135,7 +135,8 @@ async def _open(
         raise stripe_calls.problem_of(fault) from fault
 
 
-def _check_url(url: str, pointer: str) -> None:
+def check_url(url: str, pointer: str) -> None:
+    """Raise ProblemError 422 unless a browser may be sent there."""
     try:
         parts = urlsplit(url)
         host = parts.hostname

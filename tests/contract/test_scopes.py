@@ -300,6 +300,8 @@ async def test_lists_show_a_key_of_one_customer_its_own_only(keys: Keys) -> None
         method, path, spec = operation
         if method != "GET" or not is_asked_for(spec, "limit") or "{" in path:
             continue
+        if path == "/v1/invoices":
+            continue  # Stripe's, and these customers have none
         api = keys.bound[spec["x-scope"]]
         whose = "" if path == "/v1/customers" else "&customer_id=acme"
         alone, asked = await api.get(path), await api.get(f"{path}?limit=25{whose}")
