@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable
 
-from bench import direct, events, http, latency
+from bench import direct, events, http, latency, priced
 from bench.gate import Gate
 from bench.place import Place, place
 
@@ -25,6 +25,7 @@ MEASURES: dict[str, Measure] = {
     "history": latency.history,
     "wal": direct.wal,
     "events": events.intake,
+    "priced": priced.measure,
     "usage": events.usage,
 }
 

@@ -1,4 +1,4 @@
--- Closed loop: unique keys, customers c1 … cN. Arguments: kind (reserve | consume | pairs | events), run, N.
+-- Closed loop: unique keys, customers c1 … cN. Arguments: kind (reserve | consume | pairs | events | priced | priced2), run, N.
 local kind, run, customers = "reserve", "run", 1000
 local count, holds, first = 0, {}, 1
 
@@ -38,6 +38,13 @@ function request()
   if kind == "events" then
     return wrk.format("POST", "/v1/events", headers, '{"id":"' .. run .. count .. '","source":"wrk","type":"request","subject":"'
       .. who .. '","data":{"model":"large","input_tokens":900,"output_tokens":120}}')
+  end
+  if kind == "priced" or kind == "priced2" then
+    local usage = '{"meter":"input","quantity":900,"dimensions":{"model":"large-2"}}'
+    if kind == "priced2" then
+      usage = usage .. ',{"meter":"output","quantity":120,"dimensions":{"model":"large-2"}}'
+    end
+    return wrk.format("POST", "/v1/consume", headers, '{"customer_id":"' .. who .. '","usage":[' .. usage .. ']}')
   end
   local path = kind == "consume" and "/v1/consume" or "/v1/reserve"
   return wrk.format("POST", path, headers, '{"customer_id":"' .. who .. '","amount":"0.000001"}')

@@ -10,7 +10,7 @@ from sql import queries
 from sql.columns import columns
 from sql.pool import Connection
 
-_LINES: Final = "iiiisqsiisis..sqq.i"
+_LINES: Final = "iiiisqsiisisttsqqti"
 
 
 async def post_usage(conn: Connection, changed: Sequence[Books]) -> None:

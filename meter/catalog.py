@@ -5,7 +5,7 @@ with `installation.catalog_version` inside the transaction, and reads again wher
 fact is judged by a catalog that was replaced before the fact was written.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -55,10 +55,12 @@ class Catalog(Struct, frozen=True):
     by_no: dict[int, Meter]
     by_type: dict[str, tuple[Meter, ...]]
     used: set[int]
-    """Meters that are known to be marked as used; the only thing here that grows."""
+    """Meters that are known to be marked as used; grows."""
     cards: dict[str, tuple[RateCard, ...]] = {}
     """Of each rate card all versions, by the time they take effect."""
     versions: dict[CardVersion, RateCard] = {}
+    months: set[date] = set()
+    """Months that are known to have their place among the raw events; grows too."""
 
     def defined_at(self) -> datetime | None:
         """When the youngest definition began: what is received under this catalog is no older."""

@@ -306,8 +306,13 @@ def same_usage(one: Fact, other: Fact, catalog: Catalog) -> bool:
 
 
 async def _store(conn: Connection, facts: Sequence[Fact], catalog: Catalog) -> None:
-    months = sorted({date(fact.time.year, fact.time.month, 1) for fact in facts})
-    await conn.fetchrow(queries.events_open, months)
+    months = {date(fact.time.year, fact.time.month, 1) for fact in facts}
+    if not months <= catalog.months:
+        opened = await conn.fetchrow(queries.events_open, sorted(months))
+        # What still gets events is younger than what is dropped, so a month stays known; but not
+        # one that this transaction makes, and may undo.
+        if opened is not None and opened[1] == 0:
+            catalog.months.update(months)
     # A clock that steps back must not make an event older than the meters that count it.
     received_at = facts[0].received_at
     if (least := catalog.defined_at()) is not None:
@@ -325,7 +330,7 @@ async def _store(conn: Connection, facts: Sequence[Fact], catalog: Catalog) -> N
         )
         for fact in facts
     ]
-    await conn.execute(queries.events_store, *columns(rows, "iqq.qqqs"), received_at)
+    await conn.execute(queries.events_store, *columns(rows, "iqqtqqqs"), received_at)
 
 
 # Counting
@@ -336,7 +341,7 @@ async def add_up(conn: Connection, tally: Tally) -> None:
     if tally.rollups:
         rollups = sorted(tally.rollups.items(), key=lambda item: item[0])
         rows = [(*key, *sums_row(sums)) for key, sums in rollups]
-        await conn.execute(queries.rollups_add, *columns(rows, "ii.qinnn.qqn"))
+        await conn.execute(queries.rollups_add, *columns(rows, "iitqinnntqqn"))
     for statement, rows, kinds in (
         (queries.rollup_values_add, [(*k, n) for k, n in tally.values.items()], "ii.qqi"),
         (queries.meter_rejects_add, tally.rejects, "ii.qqq."),

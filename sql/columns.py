@@ -4,6 +4,7 @@ The driver looks at each element of a list; PostgreSQL reads an array's text fas
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final, cast
 
 
@@ -11,7 +12,7 @@ def columns(rows: Sequence[Sequence[Any]], kinds: str) -> list[Any]:
     """The columns of `rows`, each of its kind.
 
     `i`: whole numbers, `n`: some may be missing; `s`: plain words without quotes or backslashes, or
-    missing; `q`: any text, or missing; `.`: left to the driver.
+    missing; `q`: any text, or missing; `t`: times, or missing; `.`: left to the driver.
     """
     if not rows:
         return [() if kind == "." else "{}" for kind in kinds]
@@ -31,6 +32,19 @@ def _maybe_numbers(column: Iterable[int | None]) -> str:
 
 def _words(column: Iterable[str | None]) -> str:
     return "{" + ",".join(["NULL" if word is None else f'"{word}"' for word in column]) + "}"
+
+
+def _times(column: Iterable[datetime | None]) -> str:
+    """Many rows of a batch have the same few times."""
+    known: dict[datetime | None, str] = {None: "NULL"}
+    words: list[str] = []
+    for at in column:
+        word = known.get(at)
+        if word is None:
+            assert at is not None
+            word = known[at] = f'"{at.isoformat()}"'
+        words.append(word)
+    return f"{{{','.join(words)}}}"
 
 
 def _texts(column: Sequence[str | None]) -> str:
@@ -56,5 +70,6 @@ _WRITERS: Final[dict[str, Callable[[Any], Any]]] = {
     "n": _maybe_numbers,
     "s": _words,
     "q": _texts,
+    "t": _times,
     ".": _as_is,
 }

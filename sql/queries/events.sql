@@ -45,8 +45,8 @@ INSERT INTO events (
 SELECT
     customer_no, source, id, time, $9::timestamptz, type, data, extensions, meters::integer[]
 FROM unnest(
-    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::timestamptz[], $5::text::text[],
-    $6::text::text[], $7::text::text[], $8::text::text[]
+    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::text::timestamptz[],
+    $5::text::text[], $6::text::text[], $7::text::text[], $8::text::text[]
 ) AS s (customer_no, source, id, time, type, data, extensions, meters);
 
 -- events_find --
@@ -81,9 +81,9 @@ INSERT INTO rollups AS r (
     latest_at, latest_id, latest_source, latest_value
 )
 SELECT * FROM unnest(
-    $1::text::bigint[], $2::text::integer[], $3::timestamptz[], $4::text::text[],
+    $1::text::bigint[], $2::text::integer[], $3::text::timestamptz[], $4::text::text[],
     $5::text::bigint[], $6::text::numeric[],
-    $7::text::numeric[], $8::text::numeric[], $9::timestamptz[], $10::text::text[],
+    $7::text::numeric[], $8::text::numeric[], $9::text::timestamptz[], $10::text::text[],
     $11::text::text[], $12::text::numeric[]
 )
 ON CONFLICT (customer_no, meter_no, grain, dims) DO UPDATE SET

@@ -57,9 +57,9 @@ FROM unnest(
     $1::text::bigint[], $2::text::bigint[], $3::text::integer[], $4::text::integer[],
     $5::text::numeric[], $6::text::text[], $7::text::text[], $8::text::integer[],
     $9::text::integer[],
-    $10::text::text[], $11::text::bigint[], $12::text::text[], $13::timestamptz[],
-    $14::timestamptz[], $15::text::numeric[], $16::text::text[], $17::text::text[],
-    $18::timestamptz[],
+    $10::text::text[], $11::text::bigint[], $12::text::text[], $13::text::timestamptz[],
+    $14::text::timestamptz[], $15::text::numeric[], $16::text::text[], $17::text::text[],
+    $18::text::timestamptz[],
     $19::text::integer[]
 );
 
