@@ -103,10 +103,15 @@ class Pricer(Struct, frozen=True):
         )
         if item is None:
             return Priced(card.asset, card.card, (undone,))
-        again = self.line(state, card, meter, item, line.event_at, counters)
+        at, starts, ends = line.event_at, line.period_start, line.period_end
+        if starts is not None and ends is not None and not starts <= at < ends:
+            at = starts  # a call charged it, by its own time
+        again = self.line(state, card, meter, item, at, counters)
         if again is None:
             return _unmatched(card, item)
-        again = msgspec.structs.replace(again, makes_event=False, revision=2 * revision)
+        again = msgspec.structs.replace(
+            again, event_at=line.event_at, makes_event=False, revision=2 * revision
+        )
         return Priced(card.asset, card.card, netted((undone, again)))
 
     def _undo(
@@ -251,7 +256,9 @@ class Pricer(Struct, frozen=True):
         )
         if counter is not None and start is not None:
             counters[counter, start] = Counted(after, 0)
-        stored = item.source is not None and (item.source, item.event_id) in state.events
+        fact = None
+        if item.source is not None and item.event_id is not None:
+            fact = state.events.get((item.source, item.event_id))
         return Line(
             meter_no=meter.meter_no,
             meter=meter.key,
@@ -267,8 +274,9 @@ class Pricer(Struct, frozen=True):
             total_before=before.quantity,
             source=item.source,
             event_id=item.event_id,
-            event_at=at,
-            makes_event=not stored,
+            # Where the event is found. What the call is charged by is the call's own time.
+            event_at=at if fact is None else fact.at,
+            makes_event=fact is None,
         )
 
     def _refuse_event(
