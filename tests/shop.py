@@ -39,7 +39,7 @@ class Shop:
     def api(self) -> Api:
         return self.running.api
 
-    async def control(self, path: str, **body: Any) -> Any:
+    async def control(self, path: str, /, **body: Any) -> Any:
         """The stand-in's control plane; answers after deliveries were tried."""
         headers = {"Authorization": f"Bearer {self.standin.token}"}
         url = f"{self.standin.url}/_sandbox/{path}"
