@@ -235,7 +235,14 @@ def _fault_of(error: stripe.StripeError) -> StripeFault:
     if kind == "declined" and told is not None:
         code = told.decline_code or code
     words = (error.user_message or str(error)) if kind != "unauthorized" else "The key is refused."
-    return StripeFault(kind, words, code=code, request_id=error.request_id)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    return StripeFault(
+        kind,
+        words,
+        code=code,
+        request_id=error.request_id,
+        is_replayed=headers.get("idempotent-replayed") == "true",
+    )
 
 
 def _metadata(one: Any) -> Mapping[str, str]:

@@ -6,10 +6,11 @@ is sent again, under a new key.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Protocol
 
 import msgspec
+from asyncpg import Record
 from msgspec import Struct
 
 from meter.problems import ProblemError
@@ -77,34 +78,41 @@ async def send(host: Host, name: str, then: Then = _nothing) -> Made:
     stripe = host.stripe
     if stripe is None:
         raise StripeFault("unauthorized", "No key of Stripe is set.")
-    while True:
+    for is_last in (False, False, True):
         async with transaction(host.pool) as conn:
             row = await conn.fetchrow(queries.stripe_call_send, name)
         assert row is not None, "a call is noted before it is sent"
         if row["object_id"] is not None:
             return msgspec.json.decode(row["answer"], type=Made)
         made: Made | None = None
-        if row["is_old"]:
-            since: datetime = row["first_sent_at"] - SLACK
-            made = await stripe.find(row["kind"], name, since)
-            if made is None:
-                async with transaction(host.pool) as conn:
-                    await conn.execute(queries.stripe_call_renew, name, row["revision"])
-                continue
+        fault: StripeFault | None = None
+        if not row["is_old"]:
+            try:
+                made = await stripe.make(row["kind"], *_request(host, row))
+            except StripeFault as error:
+                if error.kind != "unknown" or not error.is_replayed:
+                    raise
+                fault = error
         if made is None:
-            params = msgspec.json.decode(row["params"])
-            params["metadata"] = {**params.get("metadata", {}), "drawdown_call": name}
-            key = f"dd_{host.installation_id}_{name}_{row['revision']}"
-            made = await stripe.make(row["kind"], params, key)
+            # Its key is forgotten, or answers with the same fault for a day.
+            made = await stripe.find(row["kind"], name, row["first_sent_at"] - SLACK)
         async with transaction(host.pool) as conn:
-            await conn.execute(
-                queries.stripe_call_done,
-                name,
-                made.object_id,
-                msgspec.json.encode(made).decode(),
-            )
-            await then(conn, made)
-        return made
+            if made is not None:
+                text = msgspec.json.encode(made).decode()
+                await conn.execute(queries.stripe_call_done, name, made.object_id, text)
+                await then(conn, made)
+                return made
+            await conn.execute(queries.stripe_call_renew, name, row["revision"])
+        if is_last and fault is not None:
+            raise fault
+    raise StripeFault("unknown", "Stripe fails each time that it is asked.")
+
+
+def _request(host: Host, row: Record) -> tuple[dict[str, Any], str]:
+    """The parameters of a call, with its name for whoever looks for it, and its key."""
+    params: dict[str, Any] = msgspec.json.decode(row["params"])
+    params["metadata"] = {**params.get("metadata", {}), "drawdown_call": row["name"]}
+    return params, f"dd_{host.installation_id}_{row['name']}_{row['revision']}"
 
 
 def problem_of(fault: StripeFault) -> ProblemError:

@@ -48,8 +48,11 @@ class StripeFault(Exception):
         *,
         code: str | None = None,
         request_id: str | None = None,
+        is_replayed: bool = False,
     ) -> None:
         super().__init__(words)
+        self.is_replayed = is_replayed
+        """Stripe will answer this key so for a day, whatever was done."""
         self.kind: FaultKind = kind
         self.code = code
         """Stripe's own: of a declined card the decline code."""

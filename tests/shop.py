@@ -48,6 +48,15 @@ class Shop:
             assert response.status == 200, (path, found)
             return found
 
+    async def declined(self, path: str, /, **body: Any) -> str:
+        """As `control`, of what a bank refuses: the code."""
+        headers = {"Authorization": f"Bearer {self.standin.token}"}
+        url = f"{self.standin.url}/_sandbox/{path}"
+        async with self.web.post(url, json=body, headers=headers) as response:
+            found: Any = msgspec.json.decode(await response.read())
+            assert response.status == 402, (path, found)
+            return found["error"]["code"]
+
     async def state(self, kind: str) -> list[Any]:
         """Every object of a kind that the stand-in has."""
         headers = {"Authorization": f"Bearer {self.standin.token}"}
