@@ -143,7 +143,8 @@ class Pricer(Struct, frozen=True):
         state = books.usage
         assert state is not None
         meter = self.catalog.by_no[meter_no]
-        card = self.choose(state, None, None, at)
+        # What is priced already stays with its card, whatever the customer has now.
+        card = self.choose(state, _card_of_window(state, meter), None, at)
         if isinstance(card, Outcome):
             return card
         rates = card.by_meter.get(meter.key, ())
@@ -392,6 +393,15 @@ def dimensions_text(dimensions: Mapping[str, Any]) -> str:
     if not dimensions:
         return "{}"
     return _sorted_json({n: v for n, v in matched(dimensions).items() if v is not None}).decode()
+
+
+def _card_of_window(state: UsageState, meter: Meter) -> str | None:
+    """The rate card by which the window that is loaded was priced before; None: it was not."""
+    for (counter, _), counted in state.counters.items():
+        card, of, _ = counter.split("/", 2)
+        if counted.dimensions is not None and of == meter.key:
+            return card
+    return None
 
 
 def counter_name(card: CardVersion, rate: Rate, group: str) -> str:
