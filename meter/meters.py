@@ -15,10 +15,13 @@ from meter.paths import PathError, getter
 from meter.problems import ProblemError
 from meter.readings import BILLABLE, reader_of
 from sql import queries
+from sql.columns import array_text
 from sql.pool import Connection
 
 DIMENSIONS_MAX: Final = 10
 FILTER_BYTES_MAX: Final = 8_192
+WAITING_MAX: Final = 1_000
+"""Events, and windows, of a meter that are counted while they wait to be charged."""
 METERS_MAX: Final = 1_000
 """Every process keeps all of them, and every event asks those of its type."""
 
@@ -155,6 +158,31 @@ async def rejects(conn: Connection, meter_nos: list[int]) -> dict[int, tuple[int
     """Of each meter: how many events it could not read, and when the latest came."""
     rows = await conn.fetch(queries.meter_rejects_count, meter_nos)
     return {row[0]: (row[1], row[2]) for row in rows}
+
+
+class Refused(Struct, frozen=True):
+    """Why so much waits."""
+
+    code: str
+    count: int
+
+
+class Waiting(Struct, frozen=True):
+    """What is still to be charged: single events, or changed quarters of an hour; up to a limit."""
+
+    count: int = 0
+    refusals: list[Refused] = []
+
+
+async def waiting(conn: Connection, meter_nos: list[int]) -> dict[int, Waiting]:
+    """Of each meter what waits to be charged, of at most WAITING_MAX events and windows."""
+    found: dict[int, Waiting] = dict.fromkeys(meter_nos, Waiting())
+    rows = await conn.fetch(queries.meters_waiting, array_text(meter_nos), WAITING_MAX)
+    for number, refusal, count in rows:
+        known = found[number]
+        refusals = [] if refusal is None else [Refused(refusal, count)]
+        found[number] = Waiting(known.count + count, [*known.refusals, *refusals])
+    return found
 
 
 async def latest_rejects(conn: Connection, meter_no: int, limit: int) -> list[Reject]:

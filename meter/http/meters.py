@@ -13,7 +13,7 @@ from meter.http import bodies
 from meter.http.customers import answer, zone_of
 from meter.http.paging import LIMIT, Page, page, place
 from meter.http.reads import CUSTOMER, FROM, TO, guarded
-from meter.meters import Reject, Wanted
+from meter.meters import Reject, Waiting, Wanted
 from meter.problems import ProblemError
 from meter.route import Call, Query, Reply, Route
 from meter.service import customer_missing
@@ -28,7 +28,10 @@ WIDTHS: Final = ("minute", "hour", "day", "month")
 
 
 class MeterAnswer(Struct, frozen=True, kw_only=True):
-    """A meter. `rejected`: how many events it could not read; `rejects`: the latest of them."""
+    """A meter. `rejected`: how many events it could not read; `rejects`: the latest of them.
+
+    `waiting`: what is still to be charged, up to 1,000 events and 1,000 windows, and why.
+    """
 
     key: str
     event_type: str
@@ -40,11 +43,12 @@ class MeterAnswer(Struct, frozen=True, kw_only=True):
     charge: ChargedBy
     rejected: int
     rejects: list[Reject]
+    waiting: Waiting
     created_at: datetime
     changed_at: datetime
 
 
-def _answer(meter: Meter, rejected: int, rejects: list[Reject]) -> MeterAnswer:
+def _answer(meter: Meter, rejected: int, rejects: list[Reject], waiting: Waiting) -> MeterAnswer:
     return MeterAnswer(
         key=meter.key,
         event_type=meter.event_type,
@@ -56,6 +60,7 @@ def _answer(meter: Meter, rejected: int, rejects: list[Reject]) -> MeterAnswer:
         charge=meter.charge,
         rejected=rejected,
         rejects=rejects,
+        waiting=waiting,
         created_at=meter.created_at,
         changed_at=meter.changed_at,
     )
@@ -91,7 +96,8 @@ async def put_meter(call: Call) -> Reply:
             meter, is_new = await meters.put(conn, wanted)
             rejected, _ = (await meters.rejects(conn, [meter.meter_no]))[meter.meter_no]
             latest = await meters.latest_rejects(conn, meter.meter_no, REJECTS_SHOWN)
-            return _answer(meter, rejected, latest), is_new
+            waiting = await meters.waiting(conn, [meter.meter_no])
+            return _answer(meter, rejected, latest, waiting[meter.meter_no]), is_new
 
     made, is_new = await call.service.retried(write)
     await call.service.refresh()
@@ -105,13 +111,15 @@ async def list_meters(call: Call) -> Reply:
         found = sorted((await catalog.read(conn)).meters.items())
         found = [meter for key, meter in found if key > (at.after or "")]
         shown = found[: at.limit]
-        counts = await meters.rejects(conn, [meter.meter_no for meter in shown])
+        numbers = [meter.meter_no for meter in shown]
+        counts = await meters.rejects(conn, numbers)
+        waiting = await meters.waiting(conn, numbers)
         data: list[MeterAnswer] = []
         for meter in shown:
             rejected, _ = counts[meter.meter_no]
             no = meter.meter_no
             latest = await meters.latest_rejects(conn, no, REJECTS_SHOWN) if rejected else []
-            data.append(_answer(meter, rejected, latest))
+            data.append(_answer(meter, rejected, latest, waiting[no]))
     more = shown[-1].key if len(found) > at.limit else None
     return page(call, "meters", data, more)
 

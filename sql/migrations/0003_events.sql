@@ -129,6 +129,8 @@ CREATE TABLE unrated_events (
     PRIMARY KEY (customer_no, meter_no, source, id)
 );
 
+CREATE INDEX unrated_events_meter ON unrated_events (meter_no, refusal);
+
 -- and quarters of an hour of the other aggregations in which something changed.
 CREATE TABLE unrated_windows (
     customer_no bigint NOT NULL,
@@ -140,6 +142,8 @@ CREATE TABLE unrated_windows (
     not_before timestamptz,
     PRIMARY KEY (customer_no, meter_no, grain)
 );
+
+CREATE INDEX unrated_windows_meter ON unrated_windows (meter_no, refusal);
 
 -- A meter also counts a customer's events that were received before it was defined, up to here.
 CREATE TABLE meter_rebuilds (

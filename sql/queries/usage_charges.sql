@@ -150,6 +150,18 @@ WHERE
 ORDER BY customer_no, meter_no, source, id
 LIMIT $1::integer;
 
+-- meters_waiting --
+-- How much of these meters waits to be priced, and why; of each at most $2 events and $2 windows.
+SELECT k.meter_no, w.refusal, count(*) AS waiting
+FROM unnest($1::text::integer[]) AS k (meter_no)
+CROSS JOIN LATERAL (
+    (SELECT e.refusal FROM unrated_events AS e WHERE e.meter_no = k.meter_no LIMIT $2::integer)
+    UNION ALL
+    (SELECT q.refusal FROM unrated_windows AS q WHERE q.meter_no = k.meter_no LIMIT $2::integer)
+) AS w
+GROUP BY k.meter_no, w.refusal
+ORDER BY k.meter_no, w.refusal NULLS FIRST;
+
 -- unrated_events_done --
 -- These events are charged.
 DELETE FROM unrated_events AS e

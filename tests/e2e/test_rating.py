@@ -108,6 +108,11 @@ async def test_event_without_a_price_waits_until_there_is_one(api: Api, pool: Po
     await send(api, "p1", 3, type="pages")
     assert (await rate(api))["unpriced_events"] == 1
     assert await waiting(pool) == ["no_rate"]
+    shown = {one["key"]: one["waiting"] for one in (await api.get("/v1/meters")).body["data"]}
+    assert shown == {
+        "pages": {"count": 1, "refusals": [{"code": "no_rate", "count": 1}]},
+        "tokens": {"count": 0, "refusals": []},
+    }
     await publish(api, [FLAT, {"meter": "pages", "unit_price": "2"}])
     await rate(api)
     assert await posted(api) == "100", "a moment ago there was no price: that is not asked at once"
