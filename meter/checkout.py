@@ -78,6 +78,11 @@ def terms_of(pack: Pack, quantity: int, currency: str) -> Terms:
     )
 
 
+def customer_call(customer_no: int, epoch: int) -> str:
+    """The name of the call that makes a customer at Stripe."""
+    return f"customer-{customer_no}-{epoch}"
+
+
 async def stripe_customer(service: Service, customer_no: int) -> str:
     """Who a customer is at Stripe, made if there is nobody; one, however many ask at once.
 
@@ -89,7 +94,7 @@ async def stripe_customer(service: Service, customer_no: int) -> str:
             raise customer_missing()
         if row["stripe_customer_id"] is not None:
             return row["stripe_customer_id"]
-        name = f"customer-{customer_no}"
+        name = customer_call(customer_no, await conn.fetchval(queries.stripe_epoch))
         params = {
             "metadata": {"user_id": row["customer_id"], "drawdown": service.installation_id},
             **{key: row[key] for key in ("name", "email") if row[key]},
