@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ledger import load_purchases
+from ledger.amounts import AMOUNT_MAX
 from ledger.bought import Terms
 from ledger.ids import parse_id
 from ledger.load_purchases import PurchaseRef
@@ -60,6 +61,13 @@ def terms_of(pack: Pack, quantity: int, currency: str) -> Terms:
             422,
             "invalid_value",
             "Stripe takes payments of up to eight digits: buy fewer at once.",
+            pointer="/quantity",
+        )
+    if max(pack.credits, pack.bonus) * quantity > AMOUNT_MAX:
+        raise ProblemError(
+            422,
+            "amount_out_of_range",
+            "So many credits are above the limit of amounts: buy fewer at once.",
             pointer="/quantity",
         )
     return Terms(
