@@ -31,8 +31,12 @@ class Foreign(Exception):
     """An object is not of a purchase of ours: it is counted, and never credited."""
 
 
+class Twin(Exception):
+    """Another object than ours with our marks is paid: a person has to look at that money."""
+
+
 async def apply_payment(service: Service, conn: Connection, payment: Payment) -> None:
-    """Bring a purchase to what Stripe has. In the caller's transaction. Raises Foreign.
+    """Bring a purchase to what Stripe has. In the caller's transaction. Raises Foreign, Twin.
 
     What is told is a state, not a change: it may be told again, late, or in any order.
     """
@@ -60,9 +64,16 @@ async def _owner(service: Service, conn: Connection, payment: Payment) -> Purcha
         raise Foreign("it has no mark of ours")
     owner, call = named
     row = await conn.fetchrow(queries.stripe_call_owner, call)
-    if row is None or PurchaseRef(*tuple(row)) != owner:
+    if row is None or PurchaseRef(row["customer_no"], row["purchase_no"]) != owner:
         raise Foreign(f"we never made {call or 'it'} for this purchase")
-    return owner
+    if row["object_id"] in (None, *payment.object_ids):
+        return owner
+    for object_id in payment.object_ids:
+        if await load_purchases.find(conn, object_id) == owner:
+            return owner
+    if payment.status != "paid":
+        raise Foreign(f"{call} made another object")
+    raise Twin(f"{row['object_id']} is what the purchase is paid by, and this has its marks")
 
 
 def decisions(owner: PurchaseRef, payment: Payment, *, freezes_fraud: bool) -> list[Request]:
@@ -84,18 +95,17 @@ def decisions(owner: PurchaseRef, payment: Payment, *, freezes_fraud: bool) -> l
         **of, operation="move_purchase", funds=funds_of(payment), ends=ended(payment)
     )
     asked: list[Request] = [credit, move]
+    if freezes_fraud and not payment.is_suspected:
+        asked.append(ReleasePurchase(**of, operation="release_purchase", reference=FRAUD))
+    # What was released is free now, and may be frozen again for another reason.
     for refund in payment.refunds:
         if refund.status not in REFUND_ENDED:
             asked.append(_freeze(of, "refund", _reference(refund), refund.amount))
     for dispute in payment.disputes:
         if _freezes(dispute):
             asked.append(_freeze(of, "dispute", dispute.dispute_id, dispute.amount))
-    if freezes_fraud:
-        asked.append(
-            _freeze(of, "fraud", FRAUD, None)
-            if payment.is_suspected
-            else ReleasePurchase(**of, operation="release_purchase", reference=FRAUD)
-        )
+    if freezes_fraud and payment.is_suspected:
+        asked.append(_freeze(of, "fraud", FRAUD, None))
     return asked
 
 

@@ -36,9 +36,15 @@ SECONDS_MAX: Final = 10.0
 """For one attempt."""
 RETRIES: Final = 2
 PAGE: Final = 100
-LOOKED_MAX: Final = 2_000
+LOOKED_MAX: Final = 10_000
 """Objects looked through for one that may have been made."""
-NEWS_MAX: Final = 5_000
+OWNERS: Final[Mapping[Kind, str]] = {
+    "session": "customer",
+    "intent": "customer",
+    "price": "product",
+    "refund": "payment_intent",
+}
+"""The parameter that a kind is listed by."""
 INTENT_EXPAND: Final = ("latest_charge.balance_transaction",)
 FAULTS: Final[tuple[tuple[type[stripe.StripeError], FaultKind], ...]] = (
     (stripe.CardError, "declined"),
@@ -98,12 +104,21 @@ class Gateway:
             raise
         return _made(made)
 
-    async def find(self, kind: Kind, name: str, since: datetime) -> Made | None:
+    async def find(
+        self, kind: Kind, name: str, params: Mapping[str, Any], since: datetime, until: datetime
+    ) -> Made | None:
         """See `StripePort`."""
-        params = {"created": {"gte": int(since.timestamp())}}
-        async for one in self._all(self._services[kind].list_async, params, LOOKED_MAX):
+        times = {"gte": int(since.timestamp()), "lte": int(until.timestamp())}
+        asked: dict[str, Any] = {"created": times}
+        if (owner := OWNERS.get(kind)) is not None:
+            asked[owner] = params[owner]
+        looked = 0
+        async for one in self._all(self._services[kind].list_async, asked, LOOKED_MAX):
             if _metadata(one).get("drawdown_call") == name:
                 return _made(one)
+            looked += 1
+        if looked >= LOOKED_MAX:  # it may be beyond: made twice is worse than late
+            raise StripeFault("unknown", f"Not found among the latest {LOOKED_MAX} of its kind.")
         return None
 
     async def client_secret(self, intent_id: str) -> str:
@@ -159,18 +174,18 @@ class Gateway:
             raise
         return bool(getattr(found, "deleted", False))
 
-    async def news(self, since: datetime) -> Sequence[News]:
+    async def news(self, since: datetime, until: datetime, most: int) -> Sequence[News] | None:
         """See `StripePort`."""
-        params = {"created": {"gte": int(since.timestamp())}}
+        times = {"gte": int(since.timestamp()), "lt": int(until.timestamp())}
         found = [
             News(
                 one.id,
                 msgspec.json.encode(one.to_dict()),
                 datetime.fromtimestamp(one.created, UTC),
             )
-            async for one in self._all(self._v1.events.list_async, params, NEWS_MAX)
+            async for one in self._all(self._v1.events.list_async, {"created": times}, most + 1)
         ]
-        return found[::-1]
+        return found[::-1] if len(found) <= most else None
 
     async def portal(self, params: Mapping[str, Any]) -> str:
         """See `StripePort`."""

@@ -12,8 +12,9 @@ import structlog
 from asyncpg import Record
 
 from jobs.runner import Counts, Run
-from jobs.stripe_apply import Foreign, apply_payment
+from jobs.stripe_apply import Foreign, Twin, apply_payment
 from ledger.load_purchases import ForeignPurchase
+from meter import checkout
 from meter.problems import ProblemError
 from meter.service import Service
 from meter.stripe_port import StripeFault, StripePort
@@ -24,8 +25,10 @@ from sql.pool import Connection, transaction
 TOGETHER_MAX: Final = 8
 """Objects at once: Stripe lets 25 calls a second pass in a sandbox, and each takes up to five."""
 ROUNDS_MAX: Final = 200
+FETCH_SECONDS_MAX: Final = 90.0
+"""For all calls of one object."""
 LEASE: Final = timedelta(seconds=120)
-"""Longer than all calls for one object can take."""
+"""Longer than fetching and applying take."""
 ATTEMPTS_MAX: Final = 12
 """Then a person has to look: some hours have passed."""
 WAIT_FIRST: Final = timedelta(seconds=5)
@@ -62,7 +65,7 @@ async def _settle(service: Service, stripe: StripePort, taken: Record) -> str:
         return await _apply(service, stripe, taken)
     except Superseded:
         return "failed"
-    except (StripeFault, ProblemError, ForeignPurchase, DatabaseFault) as error:
+    except (StripeFault, ProblemError, ForeignPurchase, Twin, DatabaseFault) as error:
         is_final = not isinstance(error, DatabaseFault) and _is_final(error)
         words, known = str(error), True
     except Exception as error:
@@ -84,6 +87,7 @@ async def _settle(service: Service, stripe: StripePort, taken: Record) -> str:
             words[:500],
             wait,
             is_parked,
+            taken["marked"],
         )
     return "parked" if is_parked else "failed"
 
@@ -92,9 +96,9 @@ def _is_final(error: Exception) -> bool:
     """Whether trying again would end the same way."""
     if isinstance(error, StripeFault):
         return error.is_final
-    return isinstance(error, ForeignPurchase) or (
-        isinstance(error, ProblemError) and error.status < 500
-    )
+    if isinstance(error, ProblemError):
+        return error.status < 500
+    return isinstance(error, (ForeignPurchase, Twin))
 
 
 async def _apply(service: Service, stripe: StripePort, taken: Record) -> str:
@@ -107,7 +111,11 @@ async def _apply(service: Service, stripe: StripePort, taken: Record) -> str:
                 await _unlink(conn, object_id)
             await _applied(conn, taken)
         return "applied"
-    payment = await stripe.payment(kind, object_id)
+    try:
+        async with asyncio.timeout(FETCH_SECONDS_MAX):
+            payment = await stripe.payment(kind, object_id)
+    except TimeoutError:
+        raise StripeFault("unknown", "Stripe took too long.") from None
 
     async def write() -> str:
         async with transaction(service.pool) as conn:
@@ -136,7 +144,7 @@ async def _applied(conn: Connection, taken: Record) -> None:
 
 async def _unlink(conn: Connection, stripe_customer_id: str) -> None:
     """A customer is gone at Stripe: the books stay, the next purchase makes a new one."""
+    epoch: int = await conn.fetchval(queries.stripe_epoch)
     for row in await conn.fetch(queries.stripe_customer_unlink, stripe_customer_id):
-        await conn.execute(
-            queries.stripe_call_forget, f"customer-{row['customer_no']}", stripe_customer_id
-        )
+        name = checkout.customer_call(row["customer_no"], epoch)
+        await conn.execute(queries.stripe_call_forget, name, stripe_customer_id)

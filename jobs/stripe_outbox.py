@@ -73,6 +73,10 @@ async def _failed(service: Service, name: str, fault: StripeFault) -> None:
                 fault.is_final,
             )
             if row is not None and fault.is_final:
+                # What it says now, such as of a dispute, may freeze what is free from here on.
+                await stripe_news.mark(
+                    conn, await conn.fetchval(queries.stripe_call_intent, name), "intent"
+                )
                 await service.decide_in(
                     conn,
                     ReleasePurchase(

@@ -8,8 +8,7 @@ from meter.stripe_port import DisputeState, Invoice, Payment, RefundState
 
 INQUIRY: Final = "warning_"
 """How the statuses of an inquiry begin: no money moves."""
-HARMLESS: Final = frozenset({"prevented"})
-CLOSED_WARNINGS: Final = frozenset({"refund_issued"})
+PAID: Final = frozenset({"paid", "no_payment_required"})
 
 
 def refund_state(refund: Any) -> RefundState:
@@ -114,7 +113,8 @@ def _paid(session: Any, intent: Any) -> tuple[Any, int, int, int | None]:
         return ("failed" if intent.status == "canceled" else "open"), 0, 0, listed
     totals = session.total_details
     tax = 0 if totals is None else totals.amount_tax
-    if session.payment_status in {"paid", "no_payment_required"}:
+    # One that costs nothing, with a coupon of all, says so while it is still open.
+    if session.status == "complete" and session.payment_status in PAID:
         return "paid", session.amount_total or 0, tax, session.amount_subtotal
     has_failed = session.status == "expired" or (
         session.status == "complete"

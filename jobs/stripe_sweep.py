@@ -4,13 +4,16 @@ Stripe keeps its list of events for 30 days, and it is read from where it was re
 that, every purchase that is still open is looked at by itself.
 """
 
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+import structlog
 
 from jobs.runner import Counts, Run
 from ledger import customers
 from meter import stripe_news
-from meter.stripe_port import StripeFault
+from meter.stripe_port import News, StripeFault, StripePort
 from sql import queries
 from sql.pool import transaction
 
@@ -18,6 +21,15 @@ CURSOR: Final = "events"
 OVERLAP: Final = timedelta(minutes=10)
 """Read again of what was read: Stripe lists an event a little after its time."""
 LISTED: Final = timedelta(days=30)
+AHEAD: Final = timedelta(hours=1)
+"""How far Stripe's clock may be ahead of ours."""
+SECOND: Final = timedelta(seconds=1)
+WINDOW: Final = timedelta(hours=1)
+"""Of Stripe's list at a time; longer where little happens, shorter where much does."""
+NEWS_FEW: Final = 500
+NEWS_MAX: Final = 5_000
+"""Events at a time, but those of one second are taken whole."""
+WHOLE: Final = 1_000_000
 UNPAID_AGE: Final = timedelta(minutes=30)
 """How long a purchase is open before it is looked at by itself."""
 UNPAID_MAX: Final = 200
@@ -25,6 +37,8 @@ UNPAID_MAX: Final = 200
 ROUNDS_MAX: Final = 50
 UNPAID_DAYS: Final = timedelta(days=3)
 """A session lives for a day; what is open for longer was told to us in time or is no more."""
+
+log = structlog.get_logger()
 
 
 async def stripe_sweep(run: Run) -> Counts:
@@ -37,19 +51,52 @@ async def stripe_sweep(run: Run) -> Counts:
     async with transaction(service.pool) as conn:
         now = await customers.now(conn)
         at: datetime | None = await conn.fetchval(queries.stripe_cursor_read, CURSOR)
-    since = max(now - LISTED, (at or now - LISTED) - OVERLAP)
+    since = max(now - LISTED, (at or now - LISTED) - OVERLAP).replace(microsecond=0)
     try:
-        news = await stripe.news(since)
+        async for until, news in _windows(stripe, since, now + AHEAD):
+            counts["events"] += await _keep(run, news, is_live=config.is_live)
+            async with run.transaction() as conn:
+                await conn.execute(queries.stripe_cursor_move, CURSOR, min(until, now))
+            if run.stopping.is_set():
+                return counts
     except StripeFault as fault:
         raise RuntimeError(f"Stripe's list of events can't be read: {fault}") from fault
-    for one in news:
-        async with run.transaction() as conn:
-            event = stripe_news.read_event(one.body)
-            kept = await stripe_news.keep(conn, one.body, event, is_live=config.is_live)
-            await conn.execute(queries.stripe_cursor_move, CURSOR, one.created_at)
-        counts["events"] += kept.is_new
     counts["open_purchases"] = await _mark_open(run, now)
     return counts
+
+
+async def _windows(
+    stripe: StripePort, since: datetime, end: datetime
+) -> AsyncIterator[tuple[datetime, Sequence[News]]]:
+    """The events of one span of time after the other, the oldest first: Stripe's list begins with
+    the newest, so a span is read whole before what is read counts."""
+    span = WINDOW
+    while since < end:
+        until = min(since + span, end)
+        is_least = until - since <= SECOND
+        news = await stripe.news(since, until, WHOLE if is_least else NEWS_MAX)
+        if news is None:
+            span = max(SECOND, timedelta(seconds=(until - since) // SECOND // 4))
+            continue
+        yield until, news
+        since = until
+        if len(news) < NEWS_FEW:
+            span *= 2
+
+
+async def _keep(run: Run, news: Sequence[News], *, is_live: bool) -> int:
+    """Keep what no delivery has told. How many those were."""
+    found = 0
+    for one in news:
+        try:
+            event = stripe_news.read_event(one.body)
+        except ValueError:
+            log.exception("stripe_event_not_read", event_id=one.event_id)
+            continue
+        async with run.transaction() as conn:
+            kept = await stripe_news.keep(conn, one.body, event, is_live=is_live)
+        found += kept.is_new
+    return found
 
 
 async def _mark_open(run: Run, now: datetime) -> int:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ledger import load_purchases
+from ledger.amounts import AMOUNT_MAX
 from ledger.bought import Terms
 from ledger.ids import parse_id
 from ledger.load_purchases import PurchaseRef
@@ -62,6 +63,13 @@ def terms_of(pack: Pack, quantity: int, currency: str) -> Terms:
             "Stripe takes payments of up to eight digits: buy fewer at once.",
             pointer="/quantity",
         )
+    if max(pack.credits, pack.bonus) * quantity > AMOUNT_MAX:
+        raise ProblemError(
+            422,
+            "amount_out_of_range",
+            "So many credits are above the limit of amounts: buy fewer at once.",
+            pointer="/quantity",
+        )
     return Terms(
         kind="pack",
         product=pack.product,
@@ -78,6 +86,11 @@ def terms_of(pack: Pack, quantity: int, currency: str) -> Terms:
     )
 
 
+def customer_call(customer_no: int, epoch: int) -> str:
+    """The name of the call that makes a customer at Stripe."""
+    return f"customer-{customer_no}-{epoch}"
+
+
 async def stripe_customer(service: Service, customer_no: int) -> str:
     """Who a customer is at Stripe, made if there is nobody; one, however many ask at once.
 
@@ -89,7 +102,7 @@ async def stripe_customer(service: Service, customer_no: int) -> str:
             raise customer_missing()
         if row["stripe_customer_id"] is not None:
             return row["stripe_customer_id"]
-        name = f"customer-{customer_no}"
+        name = customer_call(customer_no, await conn.fetchval(queries.stripe_epoch))
         params = {
             "metadata": {"user_id": row["customer_id"], "drawdown": service.installation_id},
             **{key: row[key] for key in ("name", "email") if row[key]},

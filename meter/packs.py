@@ -1,5 +1,6 @@
 """Packs: credits that are bought once, in versions; and their products and prices at Stripe."""
 
+import hashlib
 import re
 from typing import Any, Final
 
@@ -95,18 +96,24 @@ async def put(conn: Connection, wanted: Pack) -> tuple[Pack, bool]:
     return made, known is None
 
 
+def _look(pack: Pack) -> str:
+    """A short word for what a product says: another name or tax code is another product."""
+    said = msgspec.json.encode([pack.name, pack.tax_code])
+    return f"{pack.pack}-{hashlib.sha256(said).hexdigest()[:10]}"
+
+
 def product_id(host: Host, pack: Pack) -> str:
     """Stripe's id of a pack's product, which is ours to choose."""
-    return f"dd_{host.installation_id}_{pack.pack}"
+    return f"dd_{host.installation_id}_{_look(pack)}"
 
 
 async def price_at_stripe(host: Host, pack: Pack, currency: str) -> str:
     """The id of a pack's price at Stripe, made if it is not there. Raises StripeFault.
 
-    A price never changes: another amount is another price of the same product.
+    Neither ever changes: what is said or costs otherwise is another one.
     """
     product = StripeCall(
-        name=f"product-{pack.pack}",
+        name=f"product-{_look(pack)}",
         kind="product",
         params={
             "id": product_id(host, pack),
@@ -116,7 +123,7 @@ async def price_at_stripe(host: Host, pack: Pack, currency: str) -> str:
     )
     amount, behavior = pack.prices[currency], pack.tax_behavior
     price = StripeCall(
-        name=f"price-{pack.pack}-{currency}-{amount}-{behavior or 'unspecified'}",
+        name=f"price-{_look(pack)}-{currency}-{amount}-{behavior or 'unspecified'}",
         kind="price",
         params={
             "product": product_id(host, pack),

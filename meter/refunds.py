@@ -9,7 +9,7 @@ from ledger.amounts import parse_amount
 from ledger.load_purchases import PurchaseRef, objects
 from ledger.requests import StartRefund
 from meter import parse, stripe_calls
-from meter.http import readers
+from meter.http import hot, readers
 from meter.http.hot import JSON, REPLAYED
 from meter.http.stripe_bodies import RefundBody
 from meter.problems import ProblemError
@@ -60,7 +60,9 @@ async def refund(call: Call, owner: PurchaseRef, wanted: RefundBody) -> Reply:
             request = await readers.request_of(
                 call, read, "refund_purchase", call.ids, body, call.idempotency_key
             )
-            result = await service.decide_in(conn, request)
+            result = await service.decided_in(conn, request)
+            if result.status >= 400:
+                return hot.reply(result)  # committed: a refusal by the state is remembered
             started = msgspec.json.decode(result.body, type=_Started)
             if not result.is_replayed:
                 money = parse_amount(started.amount, scales[purchase.currency])

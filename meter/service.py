@@ -251,8 +251,8 @@ class Service:
             raise customer_missing()
         return number
 
-    async def decide_in(self, conn: Connection, request: Request) -> Result:
-        """Decide one request in the caller's transaction; a refusal is raised."""
+    async def decided_in(self, conn: Connection, request: Request) -> Result:
+        """Decide one request in the caller's transaction: an answer or a refusal."""
         try:
             results = await transact(
                 conn, [request], self.settings(), render, wait=True, facts=self.facts
@@ -261,6 +261,11 @@ class Service:
             raise fault("too_many_lots") from error
         result = results[0]
         assert result is not None, "waited for the lock"
+        return result
+
+    async def decide_in(self, conn: Connection, request: Request) -> Result:
+        """The same; a refusal is raised."""
+        result = await self.decided_in(conn, request)
         if result.status >= 400:
             refusal: dict[str, Any] = msgspec.json.decode(result.body)
             raise ProblemError(result.status, refusal["code"], refusal["detail"])

@@ -5,8 +5,9 @@ Stripe forgets keys after a day: later what was made is looked for, and only if 
 is sent again, under a new key.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -20,6 +21,11 @@ from sql.pool import Connection, Pool, transaction
 
 SLACK: Final = timedelta(hours=1)
 """How far Stripe's clock and ours may differ."""
+KEY_LIFE: Final = timedelta(hours=25)
+"""How long after the first one a request under the same key may have reached Stripe, and more."""
+RENEWALS_MAX: Final = 2
+BUSY_WAITS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds until it is looked again whether a twin of the same request is done."""
 STRIPE_AWAY: Final[Mapping[FaultKind, str]] = {
     "limited": "Stripe takes no more calls for a moment.",
     "unauthorized": "Stripe does not accept our key.",
@@ -53,7 +59,7 @@ class StripeCall(Struct, frozen=True, kw_only=True):
 
 
 async def note(conn: Connection, call: StripeCall) -> None:
-    """Note a call, unless it is noted: the first one's parameters count."""
+    """Note a call. What was sent counts: other parameters only until then, or after a refusal."""
     await conn.execute(
         queries.stripe_call_add,
         call.name,
@@ -78,34 +84,51 @@ async def send(host: Host, name: str, then: Then = _nothing) -> Made:
     stripe = host.stripe
     if stripe is None:
         raise StripeFault("unauthorized", "No key of Stripe is set.")
-    for is_last in (False, False, True):
+    waits, renewals = iter(BUSY_WAITS), 0
+    while renewals <= RENEWALS_MAX:
         async with transaction(host.pool) as conn:
             row = await conn.fetchrow(queries.stripe_call_send, name)
         assert row is not None, "a call is noted before it is sent"
         if row["object_id"] is not None:
             return msgspec.json.decode(row["answer"], type=Made)
-        made: Made | None = None
-        fault: StripeFault | None = None
-        if not row["is_old"]:
-            try:
-                made = await stripe.make(row["kind"], *_request(host, row))
-            except StripeFault as error:
-                if error.kind != "unknown" or not error.is_replayed:
-                    raise
-                fault = error
-        if made is None:
-            # Its key is forgotten, or answers with the same fault for a day.
-            made = await stripe.find(row["kind"], name, row["first_sent_at"] - SLACK)
-        async with transaction(host.pool) as conn:
-            if made is not None:
+        try:
+            made = await _made(host, stripe, row)
+        except StripeFault as fault:
+            if fault.kind == "busy" and (wait := next(waits, None)) is not None:
+                await asyncio.sleep(wait)  # a twin of ours is about to be done
+                continue
+            if fault.is_final and not row["is_queued"]:
+                await _renew(host, row)
+            raise
+        if made is not None:
+            async with transaction(host.pool) as conn:
                 text = msgspec.json.encode(made).decode()
                 await conn.execute(queries.stripe_call_done, name, made.object_id, text)
                 await then(conn, made)
-                return made
-            await conn.execute(queries.stripe_call_renew, name, row["revision"])
-        if is_last and fault is not None:
-            raise fault
+            return made
+        await _renew(host, row)
+        renewals += 1
     raise StripeFault("unknown", "Stripe fails each time that it is asked.")
+
+
+async def _made(host: Host, stripe: StripePort, row: Record) -> Made | None:
+    """What a call makes, or has made under a key that is of no more use; None: that is nothing."""
+    params, key = _request(host, row)
+    if not row["is_old"]:
+        try:
+            return await stripe.make(row["kind"], params, key)
+        except StripeFault as fault:
+            if fault.kind != "unknown" or not fault.is_replayed:
+                raise
+    # Its key is forgotten, or answers with the same fault for a day.
+    sent: datetime = row["first_sent_at"]
+    return await stripe.find(row["kind"], row["name"], params, sent - SLACK, sent + KEY_LIFE)
+
+
+async def _renew(host: Host, row: Record) -> None:
+    """From here on under a new key, and with what is noted next."""
+    async with transaction(host.pool) as conn:
+        await conn.execute(queries.stripe_call_renew, row["name"], row["revision"])
 
 
 def _request(host: Host, row: Record) -> tuple[dict[str, Any], str]:

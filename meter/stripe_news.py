@@ -6,10 +6,10 @@ twice, in any order, or only through Stripe's list.
 
 import re
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from sql import queries
 from sql.pool import Connection
@@ -22,19 +22,18 @@ OF_INTENT: Final = ("charge.", "refund.", "radar.early_fraud_warning.")
 
 _SECRET: Final = re.compile(rb'("client_secret"\s*:\s*")[^"]*(")')
 
-
-class _Data(Struct, frozen=True):
-    object: dict[str, Any]
+_Word = Annotated[str, Meta(min_length=1, max_length=255, pattern="^[!-~]+$")]
+_NAME: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 
 class Event(Struct, frozen=True):
     """What we read of an event: a snapshot with its object, or a thin one."""
 
-    id: str
-    type: str
+    id: _Word
+    type: _Word
     created: int | str = 0
     livemode: bool = False
-    data: _Data | UnsetType = UNSET
+    data: dict[str, Any] | None = None
     related_object: dict[str, Any] | None = None
 
 
@@ -47,10 +46,10 @@ class Kept(Struct, frozen=True):
 
 def target_of(event: Event) -> tuple[str, str] | None:
     """The object that an event is news of, and its kind; None: nothing that we look at."""
-    if event.data is UNSET:
+    told = (event.data or {}).get("object")
+    if not isinstance(told, dict):
         return None  # a thin event: of meters so far, and those are not watched here
-    assert not isinstance(event.data, UnsetType)
-    found = event.data.object
+    found = cast("dict[str, Any]", told)
     if event.type.startswith("checkout.session."):
         return _named(found.get("id"), "session")
     if event.type.startswith("payment_intent."):
@@ -65,11 +64,15 @@ def target_of(event: Event) -> tuple[str, str] | None:
 def _named(name: object, kind: str) -> tuple[str, str] | None:
     if isinstance(name, dict):  # expanded
         name = name.get("id")  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
-    return (name, kind) if isinstance(name, str) and name else None
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        return None
+    return name, kind
 
 
-async def keep(conn: Connection, body: bytes, event: Event, *, is_live: bool) -> Kept:
-    """Keep a delivery, once, and mark what it is about."""
+async def keep(
+    conn: Connection, body: bytes, event: Event, *, is_live: bool, marks_again: bool = False
+) -> Kept:
+    """Keep a delivery, once, and mark what it is about; with `marks_again` also a known one."""
     target = target_of(event)
     outcome: Outcome = "ignored" if target is None else "marked"
     if event.livemode != is_live:
@@ -85,7 +88,7 @@ async def keep(conn: Connection, body: bytes, event: Event, *, is_live: bool) ->
         body,
         _created(event),
     )
-    if kept is not None and outcome == "marked":
+    if outcome == "marked" and (marks_again or kept is not None):
         assert target is not None
         await mark(conn, *target)
     return Kept(outcome, kept is not None)
@@ -99,9 +102,15 @@ async def mark(conn: Connection, object_id: str, kind: str) -> None:
 def _created(event: Event) -> datetime:
     if isinstance(event.created, int):
         return datetime.fromtimestamp(event.created, UTC)
-    return datetime.fromisoformat(event.created)
+    at = datetime.fromisoformat(event.created)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def read_event(body: bytes) -> Event:
-    """An event from its bytes. Raises msgspec.DecodeError."""
-    return msgspec.json.decode(body, type=Event)
+    """An event from its bytes. Raises ValueError, also for a time that there is not."""
+    try:
+        event = msgspec.json.decode(body, type=Event)
+        _created(event)
+    except (msgspec.DecodeError, RecursionError, OverflowError, OSError) as error:
+        raise ValueError(str(error)) from error
+    return event

@@ -156,8 +156,10 @@ class StripePort(Protocol):
         """Make an object under an idempotency key."""
         ...
 
-    async def find(self, kind: Kind, name: str, since: datetime) -> Made | None:
-        """The object that the call `name` made, among those made since then."""
+    async def find(
+        self, kind: Kind, name: str, params: Mapping[str, Any], since: datetime, until: datetime
+    ) -> Made | None:
+        """The object that the call `name` made with `params`, among those of that time."""
         ...
 
     async def client_secret(self, intent_id: str) -> str:
@@ -170,8 +172,8 @@ class StripePort(Protocol):
 
     async def is_deleted(self, customer_id: str) -> bool: ...
 
-    async def news(self, since: datetime) -> Sequence[News]:
-        """Events since then, the oldest first; at most some thousands at a time."""
+    async def news(self, since: datetime, until: datetime, most: int) -> Sequence[News] | None:
+        """Events from then until before then, the oldest first; None: there are more than that."""
         ...
 
     async def close(self) -> None: ...

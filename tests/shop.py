@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import stripe
 
 from drawdown.standin import StandIn
 from meter.service import Config
@@ -81,9 +82,22 @@ class Shop:
         assert answer.status in (200, 201), answer
         return answer.body
 
+    @property
+    def stripe(self) -> stripe.StripeClient:
+        """Stripe's own library, for what people do there by themselves."""
+        url = self.standin.url
+        return stripe.StripeClient(
+            self.standin.secret_key,
+            http_client=stripe.AIOHTTPClient(session=self.web),
+            base_addresses={"api": url, "files": url, "connect": url, "meter_events": url},
+        )
+
+    def asked(self, customer_id: str = "acme", **members: Any) -> dict[str, Any]:
+        """The body of a checkout."""
+        return {"customer_id": customer_id, "pack": "starter", **PAGES, **members}
+
     async def checkout(self, customer_id: str = "acme", **members: Any) -> Any:
-        asked = {"customer_id": customer_id, "pack": "starter", **PAGES, **members}
-        answer = await self.api.post("/v1/checkout", asked)
+        answer = await self.api.post("/v1/checkout", self.asked(customer_id, **members))
         assert answer.status == 201, answer
         return answer.body
 
@@ -134,13 +148,13 @@ async def shop(pool: Pool, *, has_one_clock: bool = False, **config: Any) -> Asy
         standing_in(is_ticking=has_one_clock, start=START, seed="test") as standin,
         session() as web,
     ):
-        stripe = StripeConfig(
+        keys = StripeConfig(
             secret_key=standin.secret_key,
             publishable_key=standin.publishable_key,
             webhook_secrets=(standin.webhook_secret,),
             api_base=standin.url,
         )
-        made = Config(is_sandbox=True, stripe=stripe, **config)
+        made = Config(is_sandbox=True, stripe=keys, **config)
         async with serving(pool, made) as running:
             standin.set_webhook(running.api.url + WEBHOOK)
             if has_one_clock:

@@ -6,6 +6,7 @@ import msgspec
 
 from ledger.amounts import format_amount
 from meter import packs, parse, stripe_calls
+from meter.checkout import CENTS_MAX
 from meter.http.customers import answer
 from meter.http.paging import LIMIT, Page, page, place
 from meter.http.stripe_bodies import BonusAnswer, PackAnswer, PackBody, Price, PriceAnswer
@@ -15,6 +16,8 @@ from meter.route import Call, Reply, Route
 from meter.service import Service
 from meter.stripe_port import StripeFault
 from sql.pool import transaction
+
+PENNY_SCALE: Final = 3
 
 
 async def put_pack(call: Call) -> Reply:
@@ -55,7 +58,7 @@ async def _read(call: Call, body: PackBody) -> Pack:
             raise ProblemError(
                 422, "invalid_value", "One price for a currency.", pointer=f"{place_}/currency"
             )
-        prices[price.currency] = parse.amount(price.amount, money, f"{place_}/amount")
+        prices[price.currency] = _price(price.amount, money, f"{place_}/amount")
     bonus = body.bonus
     return Pack(
         pack=key,
@@ -73,6 +76,23 @@ async def _read(call: Call, body: PackBody) -> Pack:
         is_active=body.active,
         metadata=parse.metadata(body.metadata or {}, "/metadata"),
     )
+
+
+def _price(text: str, scale: int, pointer: str) -> int:
+    """A price that Stripe can take. Raises ProblemError 422."""
+    amount = parse.amount(text, scale, pointer)
+    if amount > CENTS_MAX:
+        raise ProblemError(
+            422, "invalid_value", "Stripe takes payments of up to eight digits.", pointer=pointer
+        )
+    if scale == PENNY_SCALE and amount % 10:
+        raise ProblemError(
+            422,
+            "invalid_value",
+            "Of a currency with three decimals Stripe takes amounts that end in 0.",
+            pointer=pointer,
+        )
+    return amount
 
 
 def _places(body: PackBody) -> list[tuple[str, Price]]:

@@ -33,6 +33,7 @@ from meter.refunds import refund
 from meter.route import Call, Query, Reply, Route
 from meter.service import customer_missing
 from meter.stripe_port import StripeFault
+from sql import queries
 from sql.pool import transaction
 
 STATUSES: Final = ("open", "credited", "failed", "parked")
@@ -105,11 +106,13 @@ async def _open(
     async with transaction(service.pool) as conn:
         customer = await customers.read(conn, number, scale)
         pack = await packs.latest(conn, wanted.pack)
+        # What was answered is answered again, whatever has become of pack and customer.
+        is_known = await conn.fetchrow(queries.request_read, number, call.idempotency_key)
     if customer is None:
         raise customer_missing()
-    if customer.status == "closed":
+    if customer.status == "closed" and not is_known:
         raise ProblemError(409, "customer_closed", "This customer is closed: nothing is sold.")
-    if pack is None or not pack.is_active:
+    if pack is None or not (pack.is_active or is_known):
         raise ProblemError(
             404, "pack_not_found", "No pack of this key is for sale. See GET /v1/packs."
         )

@@ -5,7 +5,6 @@ One of the two places that know Stripe's library: its check of signatures is use
 
 from typing import Any, Final
 
-import msgspec
 import stripe
 import structlog
 from msgspec import Struct
@@ -45,7 +44,7 @@ async def receive(call: Call) -> Reply:
     signed_at = _signed_at(call.raw, call.headers.get(b"stripe-signature", b""), config)
     try:
         event = stripe_news.read_event(call.raw)
-    except msgspec.DecodeError:
+    except ValueError:
         raise ProblemError(400, "malformed", "This is signed, and no event.") from None
 
     async def write() -> stripe_news.Kept:
@@ -53,7 +52,10 @@ async def receive(call: Call) -> Reply:
             age = (await customers.now(conn)).timestamp() - signed_at
             if abs(age) > AGE_MAX:
                 raise _refusal()
-            return await stripe_news.keep(conn, call.raw, event, is_live=config.is_live)
+            # Sent again, by a person too: what was parked is tried once more.
+            return await stripe_news.keep(
+                conn, call.raw, event, is_live=config.is_live, marks_again=True
+            )
 
     kept = await call.service.retried(write)
     call.service.metrics.stripe.delivered(kept.outcome if kept.is_new else "known")

@@ -41,14 +41,15 @@ WHERE pack = $1::text AND version = $2::integer;
 SELECT epoch FROM installation;
 
 -- stripe_call_add --
--- Notes what is to be made at Stripe, unless it is noted.
-INSERT INTO stripe_calls (
+-- Notes what is to be made at Stripe; anew as long as nothing was sent under its key.
+INSERT INTO stripe_calls AS c (
     name, kind, customer_no, purchase_no, params, is_queued, request_key, created_at
 )
 VALUES (
     $1::text, $2::text, $3::bigint, $4::bigint, $5::text, $6::boolean, $7::text, service_now_v1()
 )
-ON CONFLICT DO NOTHING;
+ON CONFLICT (name) DO UPDATE SET params = excluded.params
+WHERE c.object_id IS NULL AND c.first_sent_at IS NULL AND NOT c.is_queued;
 
 -- stripe_call_send --
 -- Says that a call is about to be sent, and what is known of it.
@@ -57,7 +58,7 @@ UPDATE stripe_calls SET
     attempts = attempts + CASE WHEN object_id IS NULL THEN 1 ELSE 0 END
 WHERE name = $1::text
 RETURNING
-    name, kind, customer_no, purchase_no, params, revision, object_id, answer, attempts,
+    name, kind, customer_no, purchase_no, params, revision, object_id, answer, attempts, is_queued,
     first_sent_at < service_now_v1() - interval '23 hours' AS is_old, first_sent_at;
 
 -- stripe_call_renew --
@@ -87,8 +88,8 @@ WHERE name = $1::text AND object_id IS NULL AND NOT is_parked
 RETURNING customer_no, purchase_no;
 
 -- stripe_call_owner --
--- The purchase that a call was made for.
-SELECT customer_no, purchase_no
+-- The purchase that a call was made for, and the object that it made.
+SELECT customer_no, purchase_no, object_id
 FROM stripe_calls
 WHERE name = $1::text AND purchase_no IS NOT NULL;
 
@@ -184,13 +185,14 @@ UPDATE stripe_objects SET
 WHERE object_id = $1::text AND fence = $2::bigint;
 
 -- stripe_not_applied --
--- Why news was not applied; tried again after $4 of real time, or parked for a person.
+-- Why news was not applied; tried again after $4 of real time, or parked for a person ($5); at once
+-- if there is other news since it was taken at $6.
 UPDATE stripe_objects SET
     error = $3::text,
     lease_until = NULL,
-    attempts = attempts + 1,
-    not_before = clock_timestamp() + $4::interval,
-    is_parked = $5::boolean
+    attempts = CASE WHEN marked = $6::bigint THEN attempts + 1 ELSE 0 END,
+    not_before = CASE WHEN marked = $6::bigint THEN clock_timestamp() + $4::interval END,
+    is_parked = $5::boolean AND marked = $6::bigint
 WHERE object_id = $1::text AND fence = $2::bigint;
 
 -- stripe_objects_of --
