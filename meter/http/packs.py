@@ -148,7 +148,15 @@ ROUTES: Final = (
         tag="Money in",
         body=PackBody,
         answers={200: PackAnswer, 201: PackAnswer},
-        errors=("stripe_unavailable", "stripe_refused", "request_in_progress"),
+        errors=(
+            "invalid_amount",
+            "invalid_asset",
+            "invalid_currency",
+            "amount_out_of_range",
+            "stripe_unavailable",
+            "stripe_refused",
+            "request_in_progress",
+        ),
         example={
             "name": "Starter",
             "credits": "1000",

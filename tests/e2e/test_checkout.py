@@ -385,10 +385,10 @@ async def test_other_amount_or_currency_than_expected_waits_for_a_person(
     await sale.stripe.v1.payment_intents.update_async(intent, change)
     await sale.control(f"payment-intents/{intent}/confirm", payment_method="pm_card_visa")
     await sale.control("refunds", payment_intent=intent, amount=100)
-    for _ in range(2):
-        await sale.apply()
-        parked = await sale.purchase(made.body)
-        assert (parked["status"], parked["captured"], parked["lots"]) == ("parked", "0", [])
+    await sale.apply()
+    await sale.apply()
+    parked = await sale.purchase(made.body)
+    assert (parked["status"], parked["captured"], parked["lots"]) == ("parked", "0", [])
     listed = await sale.api.get("/v1/purchases?status=parked")
     assert [one["id"] for one in listed.body["data"]] == [parked["id"]]
     refused = await sale.refund(parked, amount="1.00")

@@ -17,8 +17,9 @@ from meter.http import ROUTES
 from meter.openapi import document
 from sql.pool import STATEMENT_CACHE, open_pool, transaction
 from tests.conftest import prove_books
-from tests.http import Answer, Api, Described, World, fresh_key, furnish, serving
+from tests.http import Answer, Api, Described, World, fresh_key, furnish
 from tests.servers import Database, Databases, connected
+from tests.shop import furnish_all, shop
 
 OPENINGS = ("'", '"', "')", '")', "';", "\\'", "$$", "$tag$", "' ", "1", "1)", "%27", "'||", "E'\\")
 PAYLOADS = (
@@ -173,9 +174,9 @@ class Attacked:
 async def attacked(databases: Databases) -> AsyncGenerator[Attacked]:
     database = await databases.make()
     pool = await open_pool(database.dsn, size=5, statement_cache=STATEMENT_CACHE)
-    async with serving(pool) as running:
-        await furnish(running.api, "bystander")
-        made = Attacked(database, running.api, await furnish(running.api))
+    async with shop(pool, has_one_clock=True) as sale:
+        await furnish(sale.api, "bystander")
+        made = Attacked(database, sale.api, await furnish_all(sale))
         before = await made.state()
         yield made
         assert await made.state() == before
