@@ -385,6 +385,7 @@ async def test_other_amount_or_currency_than_expected_waits_for_a_person(
     await sale.stripe.v1.payment_intents.update_async(intent, change)
     await sale.control(f"payment-intents/{intent}/confirm", payment_method="pm_card_visa")
     await sale.control("refunds", payment_intent=intent, amount=100)
+    parked: Any = None
     for _ in range(2):
         await sale.apply()
         parked = await sale.purchase(made.body)
