@@ -299,6 +299,12 @@ def release_purchase(
     return Outcome(200, purchase_answer(books, settings, purchase))
 
 
+def kept_of(books: Books, purchase: Purchase) -> int:
+    """How many of the credits that were paid for have not come back."""
+    paid = lots_of(books, purchase)[0]
+    return paid.amount - claw_of(paid.amount, purchase.gone, purchase.captured)
+
+
 def unspent(books: Books, purchase: Purchase, credits: int | None = None) -> int:
     """The money that what is unspent of a purchase stands for, or that `credits` of it do.
 

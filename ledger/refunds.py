@@ -17,6 +17,7 @@ from ledger.outcome import Outcome, refuse
 from ledger.posting import begin, finish, move_money
 from ledger.purchases import (
     PurchaseAnswer,
+    kept_of,
     not_credited,
     not_found,
     purchase_answer,
@@ -171,12 +172,15 @@ def start_refund(books: Books, request: StartRefund, settings: Settings, now: da
         return not_found()
     if purchase.status != "credited":
         return not_credited(purchase)
-    amount = request.amount
+    amount, is_too_much = request.amount, False
+    left = max(0, purchase.captured - purchase.gone - request.waiting)
     if amount is None:
         amount = unspent(books, purchase, request.credits)
-    left = purchase.captured - purchase.gone
+        if amount < left:
+            amount -= amount % request.step
+        is_too_much = (request.credits or 0) > kept_of(books, purchase)
     scale = settings.scales[purchase.terms.currency]
-    if amount == 0 or amount > left:
+    if amount == 0 or amount > left or is_too_much:
         return refuse(
             409,
             "nothing_refundable",

@@ -222,6 +222,10 @@ class StartRefund(Request, frozen=True, kw_only=True):
     amount: int | None = None
     """Money."""
     credits: int | None = None
+    waiting: int = 0
+    """Money of refunds that Stripe is still to be asked for."""
+    step: int = 1
+    """The least part of the currency that Stripe moves, in its smallest unit."""
 
 
 class SetOverage(Request, frozen=True, kw_only=True):

@@ -17,6 +17,14 @@ PACK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 """It is a part of Stripe's ids."""
 
 
+STEP_WORDS: Final = "Of a currency with three decimals Stripe takes amounts that end in 0."
+
+
+def step_of(scale: int) -> int:
+    """The least amount of a currency that Stripe moves, in its smallest unit."""
+    return 10 if scale == 3 else 1
+
+
 class Pack(Struct, frozen=True, kw_only=True):
     """One version of a pack. Credits in the asset's smallest unit, prices in the currency's."""
 

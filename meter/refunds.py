@@ -12,6 +12,7 @@ from meter import parse, stripe_calls
 from meter.http import hot, readers
 from meter.http.hot import JSON, REPLAYED
 from meter.http.stripe_bodies import RefundBody
+from meter.packs import STEP_WORDS, step_of
 from meter.problems import ProblemError
 from meter.route import Call, Reply
 from meter.stripe_calls import StripeCall
@@ -38,6 +39,8 @@ async def refund(call: Call, owner: PurchaseRef, wanted: RefundBody) -> Reply:
     amount = credits_ = None
     if isinstance(wanted.amount, str):
         amount = parse.amount(wanted.amount, scales[purchase.currency], "/amount")
+        if amount % step_of(scales[purchase.currency]):
+            raise ProblemError(422, "invalid_value", STEP_WORDS, pointer="/amount")
     if isinstance(wanted.credits, str):
         credits_ = parse.amount(wanted.credits, scales[purchase.asset], "/credits")
 
@@ -46,6 +49,8 @@ async def refund(call: Call, owner: PurchaseRef, wanted: RefundBody) -> Reply:
             number = await conn.fetchval(queries.stripe_refund_number)
             epoch = await conn.fetchval(queries.stripe_epoch)
             name = f"refund-{owner.customer_no}-{number}-{epoch}"
+            place = owner.customer_no, owner.purchase_no
+            waiting = await conn.fetchval(queries.stripe_refunds_waiting, *place)
 
             def read(_: Call, __: Any, ___: Any, common: dict[str, Any]) -> StartRefund:
                 return StartRefund(
@@ -54,6 +59,8 @@ async def refund(call: Call, owner: PurchaseRef, wanted: RefundBody) -> Reply:
                     reference=name,
                     amount=amount,
                     credits=credits_,
+                    waiting=waiting,
+                    step=step_of(scales[purchase.currency]),
                     **common,
                 )
 

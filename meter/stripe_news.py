@@ -101,8 +101,11 @@ async def mark(conn: Connection, object_id: str, kind: str) -> None:
 
 def _created(event: Event) -> datetime:
     if isinstance(event.created, int):
-        return datetime.fromtimestamp(event.created, UTC)
-    at = datetime.fromisoformat(event.created)
+        at = datetime.fromtimestamp(event.created, UTC)
+    else:
+        at = datetime.fromisoformat(event.created)
+    if not 1 < at.year < 9999:  # PostgreSQL counts on, Python's times in other zones don't
+        raise ValueError(f"no such time: {event.created}")
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

@@ -10,14 +10,12 @@ from meter.checkout import CENTS_MAX
 from meter.http.customers import answer
 from meter.http.paging import LIMIT, Page, page, place
 from meter.http.stripe_bodies import BonusAnswer, PackAnswer, PackBody, Price, PriceAnswer
-from meter.packs import PACK, Pack
+from meter.packs import PACK, STEP_WORDS, Pack, step_of
 from meter.problems import ProblemError
 from meter.route import Call, Reply, Route
 from meter.service import Service
 from meter.stripe_port import StripeFault
 from sql.pool import transaction
-
-PENNY_SCALE: Final = 3
 
 
 async def put_pack(call: Call) -> Reply:
@@ -85,13 +83,8 @@ def _price(text: str, scale: int, pointer: str) -> int:
         raise ProblemError(
             422, "invalid_value", "Stripe takes payments of up to eight digits.", pointer=pointer
         )
-    if scale == PENNY_SCALE and amount % 10:
-        raise ProblemError(
-            422,
-            "invalid_value",
-            "Of a currency with three decimals Stripe takes amounts that end in 0.",
-            pointer=pointer,
-        )
+    if amount % step_of(scale):
+        raise ProblemError(422, "invalid_value", STEP_WORDS, pointer=pointer)
     return amount
 
 

@@ -121,6 +121,18 @@ SELECT coalesce(extract(EPOCH FROM service_now_v1() - min(created_at)), 0)::doub
 FROM stripe_calls
 WHERE is_queued AND object_id IS NULL AND NOT is_parked;
 
+-- stripe_refunds_waiting --
+-- How much money of a purchase is in refunds of ours that Stripe was not yet asked for, or did not
+-- answer.
+SELECT coalesce(sum((params::json ->> 'amount')::bigint), 0)::bigint
+FROM stripe_calls
+WHERE
+    customer_no = $1::bigint
+    AND purchase_no = $2::bigint
+    AND kind = 'refund'
+    AND object_id IS NULL
+    AND NOT is_parked;
+
 -- stripe_refund_number --
 -- The number of a new refund of ours.
 SELECT nextval('stripe_refund_no');

@@ -163,3 +163,245 @@ async def test_only_what_was_credited_is_refunded(sale: Shop) -> None:
     assert (early.status, early.code) == (409, "purchase_not_credited")
     nobody: Any = await sale.api.post("/v1/purchases/pur_1/refund", {})
     assert nobody.code == "purchase_not_found"
+
+
+async def test_refusal_says_what_is_left_and_is_remembered(sale: Shop) -> None:
+    bought = await sale.buy()
+    path = f"/v1/purchases/{bought['id']}/refund"
+    refused = await sale.api.post(path, {"amount": "10.01"}, key="r1")
+    assert (refused.status, refused.code, refused.body["left"]) == (409, "nothing_refundable", "10")
+    again = await sale.api.post(path, {"amount": "10.01"}, key="r1")
+    assert (again.status, again.body["left"], again.is_replayed) == (409, "10", True)
+    assert await sale.api.posted() == ("1000", "0", "1000")
+    spent = await sale.api.consume("1000")
+    nothing = await sale.api.post(path, {}, key="r2")
+    assert nothing.code == "nothing_refundable"
+    await sale.api.post(f"/v1/charges/{spent['id']}/reverse", {})
+    assert (await sale.api.post(path, {}, key="r2")).status == 409, "the first answer counts"
+    assert (await sale.api.post(path, {}, key="r3")).status == 202
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer"),
+    [
+        ({"amount": "0"}, "/amount"),
+        ({"amount": "-1"}, "/amount"),
+        ({"amount": "1.001"}, "/amount"),
+        ({"amount": "ten"}, "/amount"),
+        ({"amount": 1}, "/amount"),
+        ({"amount": None}, "/amount"),
+        ({"credits": "0"}, "/credits"),
+        ({"credits": "0.0000000001"}, "/credits"),
+        ({"credits": "1e3"}, "/credits"),
+        ({"reason": "because"}, "/reason"),
+        ({"refund": "all"}, "/refund"),
+    ],
+)
+async def test_refund_of_no_amount_is_refused(
+    sale: Shop, members: dict[str, Any], pointer: str
+) -> None:
+    bought = await sale.buy()
+    refused = await sale.refund(bought, **members)
+    assert (refused.status, refused.body["errors"][0]["pointer"]) == (422, pointer), refused
+    assert await sale.api.posted() == ("1000", "0", "1000")
+    assert (await sale.job("stripe_outbox"))["sent"] == 0
+
+
+async def test_refunds_that_wait_count_as_gone(sale: Shop) -> None:
+    bought = await sale.buy()
+    assert (await sale.refund(bought, amount="6.00")).status == 202
+    more = await sale.refund(bought, amount="4.01")
+    assert (more.status, more.body["left"]) == (409, "4")
+    assert (await sale.refund(bought, amount="4.00")).status == 202
+    assert await sale.api.posted() == ("1000", "1000", "0")
+    await settle(sale)
+    assert sorted(await refunds(sale)) == [(400, "succeeded"), (600, "succeeded")]
+    assert await sale.api.posted() == ("0", "0", "0")
+
+
+async def test_more_credits_than_are_left_are_not_refunded(sale: Shop) -> None:
+    bought = await sale.buy()
+    assert (await sale.refund(bought, credits="400")).status == 202
+    await settle(sale)
+    refused = await sale.refund(bought, credits="600.000000001")
+    assert (refused.status, refused.body["left"]) == (409, "6")
+    assert (await sale.refund(bought, credits="600")).status == 202
+    await settle(sale)
+    assert await sale.api.posted() == ("0", "0", "0")
+
+
+async def test_cumulative_and_late_news_of_refunds_counts_once(sale: Shop) -> None:
+    """B-23: 250, 250 more, and the first one again."""
+    bought = await sale.buy()
+    intent = await sale.intent_of(bought)
+    await sale.control("webhooks", mode="hold")
+    for _ in range(2):
+        await sale.control("refunds", payment_intent=intent, amount=250)
+    await sale.control("webhooks", mode="deliver")
+    await sale.control("webhooks/release", order="reverse")
+    await sale.apply()
+    assert await sale.api.posted() == ("500", "0", "500")
+    for event in await sale.state("event"):
+        if event["type"] in ("charge.refunded", "refund.created"):
+            await sale.control(f"webhooks/resend/{event['id']}")
+    await sale.apply()
+    assert await sale.api.posted() == ("500", "0", "500")
+
+
+@pytest.mark.parametrize(
+    ("currency", "price", "back", "kept"),
+    # 1000 x 989 / 9899 = 99.909…; of 1.230 KWD 0.410 are a third.
+    [("JPY", "9899", "989", "900.090918275"), ("KWD", "1.230", "0.410", "666.666666667")],
+)
+async def test_currencies_without_cents_and_with_mills(
+    sale: Shop, currency: str, price: str, back: str, kept: str
+) -> None:
+    """B-24, B-44."""
+    await sale.pack(prices=[{"amount": price, "currency": currency}])
+    await sale.api.customer("other", currency=currency)
+    bought = await sale.buy("other")
+    [intent] = await sale.state("payment_intent")
+    assert intent["amount"] == int(price.replace(".", ""))
+    assert (await sale.refund(bought, amount=back)).status == 202
+    await settle(sale)
+    [made] = await sale.state("refund")
+    assert made["amount"] == int(back.replace(".", ""))
+    assert (await sale.api.posted("other"))[0] == kept
+
+
+async def test_refunds_in_a_currency_with_mills_end_in_0(sale: Shop) -> None:
+    await sale.pack(prices=[{"amount": "1.230", "currency": "KWD"}])
+    await sale.api.customer("other", currency="KWD")
+    bought = await sale.buy("other")
+    refused = await sale.refund(bought, amount="0.411")
+    assert (refused.status, refused.body["errors"][0]["pointer"]) == (422, "/amount")
+    await sale.api.consume("1", "other")
+    assert (await sale.refund(bought)).status == 202  # 999 credits are 1.22877
+    await settle(sale)
+    [made] = await sale.state("refund")
+    assert made["amount"] == 1220
+    assert (await sale.refund(bought, amount="0.010")).status == 202
+    await settle(sale)
+    assert len(await sale.state("refund")) == 2
+
+
+@pytest.mark.parametrize(
+    ("card", "between", "after"),
+    [("pm_card_pendingRefund", "1000", "0"), ("pm_card_refundFail", "0", "1000")],
+)
+async def test_refund_of_ours_has_a_later_fate(
+    pool: Pool, card: str, between: str, after: str
+) -> None:
+    """B-48: pending is no failure, and what succeeded may fail days later."""
+    async with shop(pool, has_one_clock=True) as sale:
+        await sale.pack()
+        opened = await sale.checkout()
+        await sale.pay(opened, payment_method=card)
+        await sale.apply()
+        bought = await sale.purchase(opened)
+        assert (await sale.refund(bought)).status == 202
+        await settle(sale)
+        assert (await sale.api.posted())[0] == between
+        assert (await sale.api.posted())[2] == "0"
+        await sale.api.clock(await sale.api.now() + timedelta(days=2))
+        await settle(sale)
+        assert await sale.api.posted() == (after, "0", after)
+        shown = await sale.purchase(bought)
+        assert shown["refunded"] == ("10" if after == "0" else "0")
+
+
+async def test_default_leaves_what_holds_have(sale: Shop) -> None:
+    bought = await sale.buy()
+    hold = await sale.api.reserve("300")
+    assert (await sale.refund(bought)).status == 202
+    await settle(sale)
+    assert await refunds(sale) == [(700, "succeeded")]
+    assert await sale.api.posted() == ("300", "300", "0")
+    captured = await sale.api.post(f"/v1/holds/{hold['id']}/capture", {"amount": "50"})
+    assert captured.status == 200, captured
+    assert await sale.api.posted() == ("250", "0", "250")
+    assert (await sale.api.balance())["owed"] == "0"
+
+
+async def test_bonus_goes_back_in_the_same_share(sale: Shop) -> None:
+    await sale.pack("more", bonus={"credits": "100"})
+    bought = await sale.buy(pack="more")
+    assert (await sale.refund(bought, amount="2.50")).status == 202
+    assert await sale.api.posted() == ("1100", "275", "825")
+    await settle(sale)
+    assert await sale.api.posted() == ("825", "0", "825")
+    shown = await sale.purchase(bought)
+    assert [lot["taken_back"] for lot in shown["lots"]] == ["250", "25"]
+
+
+async def test_refund_of_what_cost_nothing_is_refused(sale: Shop) -> None:
+    coupon: Any = await sale.stripe.v1.coupons.create_async({"percent_off": 100})
+    await sale.stripe.v1.promotion_codes.create_async(
+        {"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "FREE"}
+    )
+    opened = await sale.checkout(allow_promotion_codes=True)
+    await sale.pay(opened, promotion_code="FREE")
+    await sale.apply()
+    for body in ({}, {"amount": "1.00"}, {"credits": "1"}):
+        refused = await sale.refund(await sale.purchase(opened), **body)
+        assert (refused.status, refused.code) == (409, "nothing_refundable")
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "reset_before"])
+async def test_refund_of_unknown_outcome_is_looked_for_after_a_day(pool: Pool, kind: str) -> None:
+    """Stripe has forgotten its key by then: sent again blindly it would pay twice."""
+    async with shop(pool, has_one_clock=True) as sale:
+        await sale.pack()
+        bought = await sale.buy()
+        other = await sale.buy()
+        await sale.refund(other, amount="3.00")
+        await settle(sale)
+        await sale.refund(bought, amount="3.00")
+        await sale.control("faults", method="POST", path="/v1/refunds", kind=kind, count=3)
+        assert (await sale.job("stripe_outbox"))["failed"] == 1
+        # The test clock would run the job on its way.
+        await pool.execute("UPDATE installation SET clock_offset = clock_offset + interval '25 h'")
+        await sale.standin.walk(await sale.api.now())
+        await settle(sale)
+        assert await refunds(sale) == [(300, "succeeded"), (300, "succeeded")]
+        assert await sale.api.posted() == ("1400", "0", "1400")
+
+
+async def test_story_of_a_purchase_tells_everything(sale: Shop) -> None:
+    bought = await sale.buy()
+    await sale.refund(bought, amount="2.00")
+    await settle(sale)
+    made = await sale.control(
+        "disputes", payment_intent=await sale.intent_of(bought), amount=500, reason="fraudulent"
+    )
+    await sale.apply()
+    await sale.control(f"disputes/{made['id']}/lose")
+    await sale.apply()
+    shown = await sale.purchase(bought)
+    story = shown["story"]
+    assert [(one["kind"], one["status"]) for one in story["calls"]] == [
+        ("session", "done"),
+        ("refund", "done"),
+    ]
+    assert {(one["kind"], one["status"]) for one in story["objects"]} == {
+        ("session", "applied"),
+        ("intent", "applied"),
+    }
+    told = [one["type"] for one in story["news"]]
+    for kind in (
+        "checkout.session.completed",
+        "payment_intent.succeeded",
+        "refund.created",
+        "charge.dispute.created",
+        "charge.dispute.funds_withdrawn",
+        "charge.dispute.closed",
+    ):
+        assert kind in told, told
+    kinds = [one["kind"] for one in story["journals"]]
+    assert kinds.count("grant") == 1
+    assert kinds.count("clawback") == 2
+    assert kinds.count("dispute") == 1
+    assert kinds.count("fee") == 2
+    assert (shown["refunded"], shown["lost"], shown["disputed"]) == ("2", "5", "0")
+    assert shown["fees"] == "15.59", "0.59 for the payment, 15.00 for the dispute"
+    assert await sale.api.posted() == ("300", "0", "300")
