@@ -259,6 +259,10 @@ async def test_payment_that_is_disputed_at_once(
         assert await sale.api.posted() == expected
 
 
+def is_over(_: Any) -> bool:
+    return False
+
+
 async def test_warning_that_ends_leaves_the_dispute_frozen(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +273,7 @@ async def test_warning_that_ends_leaves_the_dispute_frozen(
         await sale.control("early-fraud-warnings", payment_intent=await sale.intent_of(bought))
         await sale.apply()
         # Stripe says so once the charge is disputed.
-        monkeypatch.setattr(stripe_gateway, "is_open_warning", lambda _: False)
+        monkeypatch.setattr(stripe_gateway, "is_open_warning", is_over)
         made = await dispute(sale, bought, amount=600)
         assert await sale.api.posted() == ("1000", "600", "400")
         await decide(sale, made, "win")
