@@ -44,8 +44,7 @@ __all__ = [
 
 pytestmark = [
     pytest.mark.skipif(
-        pgbouncer() is None and "CI" not in os.environ,
-        reason="pgbouncer is not installed (Debian: apt-get install pgbouncer)",
+        pgbouncer() is None, reason="pgbouncer is not installed (Debian: apt-get install pgbouncer)"
     ),
     pytest.mark.skipif(
         TEST_URL in os.environ, reason=f"{TEST_URL} is another server: start a pooler before that"
