@@ -175,6 +175,16 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             bounds="true or false",
         ),
     ] = False
+    past_due_grace_seconds: Annotated[
+        int,
+        _about(
+            "How long a subscription whose renewal is not paid still gives access, from the start "
+            "of the period.",
+            "seconds",
+            ge=0,
+            le=7_776_000,
+        ),
+    ] = 0
     hold_lifetime_max: Annotated[
         int,
         _about(

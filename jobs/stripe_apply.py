@@ -35,7 +35,7 @@ class Twin(Exception):
     """Another object than ours with our marks is paid: a person has to look at that money."""
 
 
-async def apply_payment(service: Service, conn: Connection, payment: Payment) -> None:
+async def apply_payment(service: Service, conn: Connection, *, payment: Payment) -> None:
     """Bring a purchase to what Stripe has. In the caller's transaction. Raises Foreign, Twin.
 
     What is told is a state, not a change: it may be told again, late, or in any order.

@@ -14,6 +14,7 @@ import msgspec
 import stripe
 import structlog
 
+from jobs.stripe_plan_calls import PlanCalls
 from jobs.stripe_shapes import (
     dispute_state,
     invoice_of,
@@ -62,7 +63,7 @@ logging.getLogger("stripe").setLevel(logging.WARNING)
 stripe.enable_telemetry = False
 
 
-class Gateway:
+class Gateway(PlanCalls):
     """The calls of `StripePort`, with one account's key."""
 
     def __init__(self, config: StripeConfig) -> None:
@@ -93,6 +94,8 @@ class Gateway:
 
     async def make(self, kind: Kind, params: Mapping[str, Any], key: str) -> Made:
         """See `StripePort`."""
+        if kind == "action":
+            return await self.act(params, key)
         try:
             async with self._faults():
                 service = self._services[kind]
@@ -108,6 +111,8 @@ class Gateway:
         self, kind: Kind, name: str, params: Mapping[str, Any], since: datetime, until: datetime
     ) -> Made | None:
         """See `StripePort`."""
+        if kind == "action":
+            return await self.acted(params)
         times = {"gte": int(since.timestamp()), "lte": int(until.timestamp())}
         asked: dict[str, Any] = {"created": times}
         if (owner := OWNERS.get(kind)) is not None:

@@ -5,7 +5,9 @@ that checks that nobody has taken the object since. What came in meanwhile leave
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -13,8 +15,10 @@ from asyncpg import Record
 
 from jobs.runner import Counts, Run
 from jobs.stripe_apply import Foreign, Twin, apply_payment
+from jobs.stripe_plans import apply_invoice, apply_subscription
 from ledger.load_purchases import ForeignPurchase
-from meter import checkout
+from meter import checkout, stripe_news
+from meter.plan_lines import MissingPeriod
 from meter.problems import ProblemError
 from meter.service import Service
 from meter.stripe_port import StripeFault, StripePort
@@ -33,6 +37,9 @@ ATTEMPTS_MAX: Final = 12
 """Then a person has to look: some hours have passed."""
 WAIT_FIRST: Final = timedelta(seconds=5)
 WAIT_MAX: Final = timedelta(hours=1)
+
+KNOWN: Final = (StripeFault, ProblemError, ForeignPurchase, Twin, DatabaseFault, MissingPeriod)
+"""What may go wrong with one object; anything else is a fault of ours."""
 
 log = structlog.get_logger()
 
@@ -65,7 +72,7 @@ async def _settle(service: Service, stripe: StripePort, taken: Record) -> str:
         return await _apply(service, stripe, taken)
     except Superseded:
         return "failed"
-    except (StripeFault, ProblemError, ForeignPurchase, Twin, DatabaseFault) as error:
+    except KNOWN as error:
         is_final = not isinstance(error, DatabaseFault) and _is_final(error)
         words, known = str(error), True
     except Exception as error:
@@ -102,18 +109,10 @@ def _is_final(error: Exception) -> bool:
 
 
 async def _apply(service: Service, stripe: StripePort, taken: Record) -> str:
-    object_id, kind = taken["object_id"], taken["kind"]
-    if kind == "customer":
-        is_deleted = await stripe.is_deleted(object_id)
-        async with transaction(service.pool) as conn:
-            await _hold(conn, taken)
-            if is_deleted:
-                await _unlink(conn, object_id)
-            await _applied(conn, taken)
-        return "applied"
+    """Fetch an object, then apply it in one transaction. What became of it."""
     try:
         async with asyncio.timeout(FETCH_SECONDS_MAX):
-            payment = await stripe.payment(kind, object_id)
+            change = await _fetch(service, stripe, taken["object_id"], taken["kind"])
     except TimeoutError:
         raise StripeFault("unknown", "Stripe took too long.") from None
 
@@ -122,14 +121,46 @@ async def _apply(service: Service, stripe: StripePort, taken: Record) -> str:
             await _hold(conn, taken)
             fate = "applied"
             try:
-                await apply_payment(service, conn, payment)
+                await change(conn)
             except Foreign as foreign:
-                log.info("stripe_object_is_foreign", object_id=object_id, why=str(foreign))
+                log.info("stripe_object_is_foreign", object_id=taken["object_id"], why=str(foreign))
                 fate = "foreign"
             await _applied(conn, taken)
             return fate
 
     return await service.retried(write)
+
+
+Change = Callable[[Connection], Awaitable[None]]
+"""What an object makes of our books, in the caller's transaction. May raise Foreign, Twin."""
+
+
+async def _fetch(service: Service, stripe: StripePort, object_id: str, kind: str) -> Change:
+    """What an object is now, and what follows of that. Raises StripeFault."""
+    if kind == "customer":
+        if await stripe.is_deleted(object_id):
+            return partial(_unlink, stripe_customer_id=object_id)
+        return _nothing
+    if kind == "subscription":
+        state = await stripe.subscription(object_id)
+        return partial(apply_subscription, service, state=state)
+    if kind == "invoice":
+        invoice = await stripe.invoice(object_id)
+        if invoice.subscription_id is None or invoice.status != "paid":
+            return _nothing
+        state = await stripe.subscription(invoice.subscription_id)
+        return partial(apply_invoice, service, invoice=invoice, state=state)
+    payment = await stripe.payment("session" if kind == "session" else "intent", object_id)
+    if kind == "intent" and checkout.owner_of(payment.marks, service.installation_id) is None:
+        # It may have paid an invoice, and what became of it since is news of that.
+        invoice_id = await stripe.invoice_of(object_id)
+        if invoice_id is not None:
+            return partial(stripe_news.mark, object_id=invoice_id, kind="invoice")
+    return partial(apply_payment, service, payment=payment)
+
+
+async def _nothing(_: Connection) -> None:
+    """There is nothing in it for our books."""
 
 
 async def _hold(conn: Connection, taken: Record) -> None:
@@ -142,7 +173,7 @@ async def _applied(conn: Connection, taken: Record) -> None:
     await conn.execute(queries.stripe_applied, taken["object_id"], taken["fence"], taken["marked"])
 
 
-async def _unlink(conn: Connection, stripe_customer_id: str) -> None:
+async def _unlink(conn: Connection, *, stripe_customer_id: str) -> None:
     """A customer is gone at Stripe: the books stay, the next purchase makes a new one."""
     epoch: int = await conn.fetchval(queries.stripe_epoch)
     for row in await conn.fetch(queries.stripe_customer_unlink, stripe_customer_id):

@@ -78,6 +78,8 @@ class Purchase(Struct, eq=False):
     """Of what went back, the part that was still deferred; the rest is in `refunds`."""
     credited_at: datetime | None = None
     is_new: bool = False
+    is_filled: bool = False
+    """Its terms are those of the line that pays it."""
 
     @property
     def cost(self) -> int:

@@ -23,9 +23,14 @@ class CustomerAnswer(Struct, frozen=True, kw_only=True):
     time_zone: str
     currency: str | None
     rate_card: str | None
-    """What its usage is priced by; null: the rate card `default`."""
+    """What its usage is priced by; null: its plan's rate card, else `default`."""
     stripe_customer_id: str | None
     """Who it is at Stripe; null until something is sold."""
+    stripe_subscription_id: str | None
+    """Of its first live subscription, or of the last one that ended."""
+    subscription_status: str | None
+    """As Stripe has it: active, trialing, past_due, …; null: there never was one."""
+    plan_tier: str | None
     overage: OverageAnswer
     over_limit: bool
     """Whether it owes more than its overage policy allows: usage events are never refused."""
@@ -126,6 +131,9 @@ def _answer(row: Record, scale: int) -> CustomerAnswer:
         currency=row["currency"],
         rate_card=row["rate_card"],
         stripe_customer_id=row["stripe_customer_id"],
+        stripe_subscription_id=row["subscription_id"],
+        subscription_status=row["subscription_status"],
+        plan_tier=row["plan_tier"],
         overage=OverageAnswer(
             row["overage_policy"], None if limit is None else format_amount(limit, scale)
         ),

@@ -19,6 +19,7 @@ from ledger.requests import (
     Capture,
     ChargeEvents,
     ChargeWindows,
+    Claim,
     CloseCustomer,
     Consume,
     CorrectEvent,
@@ -33,6 +34,7 @@ from ledger.requests import (
     Request,
     Reserve,
     Reverse,
+    SetGate,
     SetOverage,
     Settle,
     StartRefund,
@@ -46,6 +48,10 @@ from ledger.state import Answered, Books, Settings
 class Remaining(Struct, frozen=True):
     asset: str
     balance: Balance
+
+
+class Claimed(Struct, frozen=True):
+    id: str
 
 
 class Closed(Struct, frozen=True):
@@ -151,6 +157,13 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
             return refunds.start_refund(books, request, settings, now)
         case SetOverage():
             return _set_overage(books, request, settings, now)
+        case Claim():
+            return Outcome(201, Claimed(books.public("clm", books.take_no())))
+        case SetGate():
+            if books.gated_from != request.gated_from:
+                books.gated_from = request.gated_from
+                books.redefine()
+            return Outcome(200, None)
         case CloseCustomer():
             return _close(books, now)
         case Settle():

@@ -110,6 +110,7 @@ def _customers(rows: Iterable[Record]) -> dict[int, Books]:
             last_created_at=row[9],
             next_due_at=row[10],
             created_at=row[11],
+            gated_from=row[12],
         )
         for row in rows
     }

@@ -49,7 +49,13 @@ async def load_purchases(
 
     Returns the lots that paid such debts and are still to be loaded.
     """
+    requests = list(requests)
     named = {(r.customer_no, r.purchase_no) for r in requests if isinstance(r, OfPurchase)}
+    named |= {
+        (r.customer_no, r.ordered_no)
+        for r in requests
+        if isinstance(r, OpenPurchase) and r.ordered_no is not None
+    }
     lines = {
         (r.customer_no, r.terms.invoice_id, r.terms.line_id)
         for r in requests
@@ -149,6 +155,10 @@ async def post_purchases(conn: Connection, changed: Iterable[Books]) -> None:
     freezes = [(b.customer_no, f) for b in changed for f in b.changed_freezes.values()]
     for statement, rows in (
         (queries.purchases_make, [_made(no, p) for no, p in purchases if p.is_new]),
+        (
+            queries.purchases_fill,
+            [_made(no, p)[:18] for no, p in purchases if p.is_filled and not p.is_new],
+        ),
         (
             queries.purchases_move,
             [(no, p.purchase_no, *_booked(p)) for no, p in purchases if not p.is_new],

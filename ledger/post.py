@@ -311,7 +311,14 @@ async def _post_money(conn: Connection, changed: list[Books]) -> None:
 
 
 def _redefined(books: Books) -> Sequence[Any]:
-    return books.customer_no, books.policy, books.limit, books.signup_due, books.closed_at
+    return (
+        books.customer_no,
+        books.policy,
+        books.limit,
+        books.signup_due,
+        books.closed_at,
+        books.gated_from,
+    )
 
 
 def _reshaped(books: Books, lot: Lot) -> Sequence[Any]:

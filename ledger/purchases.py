@@ -148,28 +148,38 @@ def open_purchase(
                 return Outcome(200, purchase_answer(books, settings, known))
     if (wrong := _check_terms(terms)) is not None:
         return wrong
+    ordered = None if request.ordered_no is None else books.purchases.get(request.ordered_no)
+    if ordered is not None and _is_order(ordered):
+        ordered.terms, ordered.status, ordered.is_filled = terms, "open", True
+        books.change_purchase(ordered)
+        return Outcome(201, purchase_answer(books, settings, ordered))
     purchase = Purchase(purchase_no=books.take_no(), terms=terms, created_at=now, is_new=True)
     books.purchases[purchase.purchase_no] = purchase
     books.change_purchase(purchase)
     return Outcome(201, purchase_answer(books, settings, purchase))
 
 
+def _is_order(purchase: Purchase) -> bool:
+    """Whether it is a plan that was ordered, and no line has paid it yet."""
+    terms = purchase.terms
+    return terms.kind == "plan" and terms.line_id is None and purchase.status in {"open", "failed"}
+
+
 def _check_terms(terms: Terms) -> Outcome | None:
-    """A plan's line has a period of its own, a pack counts from its crediting."""
-    period = (terms.effective_at, terms.expires_at)
-    if terms.kind == "pack":
-        fits = period == (None, None) and terms.invoice_id is None and terms.line_id is None
+    """A plan's line has a period of its own; a pack counts from its crediting, as does an order."""
+    starts, ends = terms.effective_at, terms.expires_at
+    if terms.invoice_id is None and terms.line_id is None:
+        fits = starts is None and ends is None
     else:
-        starts, ends = period
-        fits = starts is not None and ends is not None and starts < ends
-        fits = fits and terms.invoice_id is not None and terms.line_id is not None
+        fits = terms.kind == "plan" and terms.invoice_id is not None and terms.line_id is not None
+        fits = fits and starts is not None and ends is not None and starts < ends
     if fits:
         return None
     return refuse(
         422,
         "invalid_purchase",
-        "A plan needs its invoice, line and period (effective_at before expires_at); a pack has "
-        "none of them.",
+        "A line of an invoice is of a plan, with its period (effective_at before expires_at); what "
+        "has no line has no period.",
     )
 
 
@@ -205,6 +215,8 @@ def credit(books: Books, request: CreditPurchase, settings: Settings, now: datet
                 "purchase_already_credited",
                 "This purchase was credited for another payment. Nothing was changed.",
             )
+    elif _is_order(purchase):
+        return not_credited(purchase)
     elif purchase.status != "parked":
         _credit(books, request, settings, purchase, now)
     return Outcome(200, purchase_answer(books, settings, purchase))

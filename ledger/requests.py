@@ -162,6 +162,8 @@ class OpenPurchase(Request, frozen=True, kw_only=True):
     """Record a purchase before it is paid. Of one line of an invoice there is one purchase."""
 
     terms: Terms
+    ordered_no: int | None = None
+    """The purchase of a plan that was ordered: the first line that pays it says what it is."""
 
 
 class CreditPurchase(Request, frozen=True, kw_only=True):
@@ -233,6 +235,16 @@ class SetOverage(Request, frozen=True, kw_only=True):
 
     policy: Policy
     limit: int | None = None
+
+
+class Claim(Request, frozen=True, kw_only=True):
+    """Take a key for something that is done at Stripe: its answer names the claim, once."""
+
+
+class SetGate(Request, frozen=True, kw_only=True):
+    """From when on the customer's plan lets no hold or usage start; None: it may."""
+
+    gated_from: datetime | None
 
 
 class CloseCustomer(Request, frozen=True, kw_only=True):

@@ -118,6 +118,8 @@ class Books(Struct, eq=False):
     limit: int | None = None
     signup_due: bool = False
     closed_at: datetime | None = None
+    gated_from: datetime | None = None
+    """From when on its plan lets nothing new start; None: it may."""
     last_no: int = 0
     last_seq: int = 0
     last_hash: bytes = GENESIS

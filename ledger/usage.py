@@ -49,6 +49,8 @@ def ask(
     books: Books, request: Reserve | Consume, settings: Settings, at: datetime, *, is_final: bool
 ) -> tuple[str, int, Priced | None] | Outcome:
     """What a request wants: (asset, amount, its lines if it states usage), or why not."""
+    if (gated := refuse_gated(books, at)) is not None:
+        return gated
     if request.usage is None:
         assert request.asset is not None
         refused = refuse_start(books, request, request.asset, settings)
@@ -80,6 +82,19 @@ def refuse_closed(books: Books) -> Outcome | None:
         409,
         "customer_closed",
         "This customer is closed: open holds can still be captured or voided, nothing new starts.",
+    )
+
+
+def refuse_gated(books: Books, now: datetime) -> Outcome | None:
+    """Why nothing new may start: the customer's plan asks for a subscription in good standing."""
+    if books.gated_from is None or now < books.gated_from:
+        return None
+    return refuse(
+        403,
+        "subscription_required",
+        "The customer's plan requires a subscription in good standing, and there is none since "
+        f"{books.gated_from.isoformat()}. Let the customer pay the open invoice (GET "
+        "/v1/invoices) or subscribe again (POST /v1/checkout).",
     )
 
 

@@ -34,7 +34,8 @@ CENTS_MAX: Final = 99_999_999
 class Opened(Struct, frozen=True):
     """A purchase that can be paid at Stripe."""
 
-    purchase_id: str
+    purchase_id: str | None
+    """None: an order of a plan without credits."""
     made: Made
     is_replayed: bool
 

@@ -96,6 +96,15 @@ class StripeMetrics:
             "How long the oldest call to Stripe waits that a job has still to send.",
             registry=registry,
         )
+        self._duplicates = Counter(
+            "drawdown_duplicate_subscriptions",
+            "Live subscriptions that were found beside another one of the same customer.",
+            registry=registry,
+        )
+
+    def duplicate_subscription(self) -> None:
+        """A customer pays for two: a person should look."""
+        self._duplicates.inc()
 
     def delivered(self, outcome: str) -> None:
         """A delivery of Stripe was kept, or was known."""

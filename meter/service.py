@@ -70,6 +70,8 @@ class Config(Struct, frozen=True, kw_only=True):
     """How long after its end a window is closed for pricing: events arrive late."""
     stripe: StripeConfig | None = None
     """None: nothing is sold through Stripe."""
+    past_due_grace: timedelta = timedelta(0)
+    """How long after its period began a subscription that is not paid still gives access."""
     freeze_on_fraud_warning: bool = False
     """Whether an early fraud warning freezes what is left of its purchase."""
     metrics_open: bool = True

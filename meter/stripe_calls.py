@@ -103,8 +103,10 @@ async def send(host: Host, name: str, then: Then = _nothing) -> Made:
         if made is not None:
             async with transaction(host.pool) as conn:
                 text = msgspec.json.encode(made).decode()
-                await conn.execute(queries.stripe_call_done, name, made.object_id, text)
-                await then(conn, made)
+                # Of those who send it at once, one says that it is done.
+                done = await conn.fetchval(queries.stripe_call_done, name, made.object_id, text)
+                if done is not None:
+                    await then(conn, made)
             return made
         await _renew(host, row)
         renewals += 1
@@ -134,7 +136,8 @@ async def _renew(host: Host, row: Record) -> None:
 def _request(host: Host, row: Record) -> tuple[dict[str, Any], str]:
     """The parameters of a call, with its name for whoever looks for it, and its key."""
     params: dict[str, Any] = msgspec.json.decode(row["params"])
-    params["metadata"] = {**params.get("metadata", {}), "drawdown_call": row["name"]}
+    if row["kind"] != "action":
+        params["metadata"] = {**params.get("metadata", {}), "drawdown_call": row["name"]}
     return params, f"dd_{host.installation_id}_{row['name']}_{row['revision']}"
 
 

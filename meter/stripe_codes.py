@@ -18,6 +18,40 @@ STRIPE_CODES: Final[Mapping[str, Code]] = {
         "The bank refused the payment. `detail` is for the customer, `decline_code` is Stripe's.",
         "Let the customer choose another card.",
     ),
+    "subscription_required": Code(
+        (403,),
+        "Subscription required",
+        "The customer's plan lets holds and usage start only with a subscription in good standing; "
+        "or that was asked for (`GET …/access?require=1`).",
+        "Let the customer pay the open invoice, or subscribe: `POST /v1/checkout` with a plan.",
+    ),
+    "subscription_not_found": Code(
+        (404,),
+        "Subscription not found",
+        "The customer has no subscription that this could be done to.",
+        "See `GET /v1/customers/{customer_id}/subscriptions`.",
+    ),
+    "subscription_exists": Code(
+        (409,),
+        "Subscription exists",
+        "The customer has a live subscription already: a second one would be paid beside it.",
+        "Change it: `POST /v1/customers/{customer_id}/subscription/change`.",
+    ),
+    "subscription_state": Code(
+        (409,),
+        "Subscription state",
+        "What was asked does not fit what the subscription is now; `detail` says why.",
+        "See `GET /v1/customers/{customer_id}/subscription`.",
+    ),
+    "preview_changed": Code(
+        (409,),
+        "Preview changed",
+        "The change costs something else now than was expected: `amount_due_now` says what.",
+        "Preview it again, and send its `proration_date` along with the amount.",
+    ),
+    "plan_not_found": Code(
+        (404,), "Plan not found", "No plan of this key is for sale.", "See `GET /v1/plans`."
+    ),
     "pack_not_found": Code(
         (404,), "Pack not found", "No pack of this key is for sale.", "See `GET /v1/packs`."
     ),
@@ -80,8 +114,8 @@ STRIPE_CODES: Final[Mapping[str, Code]] = {
     "invalid_purchase": Code(
         (422,),
         "Invalid purchase",
-        "The members of a purchase do not fit together: tax above the payment, a plan without its "
-        "invoice line and period, a pack with one.",
+        "The members of a purchase do not fit together: tax above the payment, a line of an "
+        "invoice without its period, a pack with one.",
         "See [purchases](../concepts/purchases.md).",
     ),
 }

@@ -18,6 +18,8 @@ Outcome = Literal["marked", "ignored", "other_mode"]
 
 OF_INTENT: Final = ("charge.", "refund.", "radar.early_fraud_warning.")
 """Types whose objects name the intent that they belong to."""
+OF_NO_INVOICE: Final = ("invoice.upcoming", "invoice.created", "invoice.updated")
+"""There is no such invoice, or nothing is paid of it yet."""
 
 
 _SECRET: Final = re.compile(rb'("client_secret"\s*:\s*")[^"]*(")')
@@ -56,6 +58,12 @@ def target_of(event: Event) -> tuple[str, str] | None:
         return _named(found.get("id"), "intent")
     if event.type.startswith(OF_INTENT):
         return _named(found.get("payment_intent"), "intent")
+    if event.type.startswith("customer.subscription."):
+        return _named(found.get("id"), "subscription")
+    if event.type.startswith("subscription_schedule."):
+        return _named(found.get("subscription"), "subscription")
+    if event.type.startswith("invoice.") and event.type not in OF_NO_INVOICE:
+        return _named(found.get("id"), "invoice")
     if event.type == "customer.deleted":
         return _named(found.get("id"), "customer")
     return None

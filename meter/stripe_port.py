@@ -12,8 +12,8 @@ from msgspec import Struct
 
 LIVE_PREFIXES: Final = ("sk_live_", "rk_live_")
 
-Kind = Literal["customer", "product", "price", "session", "intent", "refund"]
-"""What is made at Stripe."""
+Kind = Literal["customer", "product", "price", "session", "intent", "refund", "action"]
+"""What is made at Stripe; an `action` is something done to a subscription."""
 FaultKind = Literal["declined", "refused", "missing", "busy", "limited", "unauthorized", "unknown"]
 """`declined`: a card. `refused`: it will never work so. `missing`: there is no such object. `busy`:
 the same is under way. `limited`: too many calls, nothing was done. `unauthorized`: the key is not
@@ -64,11 +64,107 @@ class StripeFault(Exception):
         return self.kind in {"declined", "refused", "missing"}
 
 
+class SubscriptionItem(Struct, frozen=True, kw_only=True):
+    """One price of a subscription, and the period that is paid for."""
+
+    item_id: str
+    price_id: str
+    quantity: int
+    period_start: datetime
+    period_end: datetime
+
+
+class InvoiceBrief(Struct, frozen=True, kw_only=True):
+    """A subscription's latest invoice, as far as its customer has to act on it."""
+
+    invoice_id: str
+    status: str
+    amount_due: int
+    hosted_url: str | None
+    attempts: int
+    next_attempt_at: datetime | None
+    needs_action: bool = False
+    """The bank asks the customer something (3-D Secure)."""
+
+
+class SubscriptionState(Struct, frozen=True, kw_only=True):
+    """A subscription as Stripe has it now."""
+
+    subscription_id: str
+    customer_id: str
+    """Stripe's."""
+    marks: Mapping[str, str]
+    status: str
+    currency: str
+    items: tuple[SubscriptionItem, ...]
+    """Those that are paid in advance."""
+    anchor: datetime
+    """From which its periods are counted."""
+    started_at: datetime
+    trial_start: datetime | None = None
+    trial_end: datetime | None = None
+    cancel_at: datetime | None = None
+    canceled_at: datetime | None = None
+    ended_at: datetime | None = None
+    schedule_id: str | None = None
+    update_expires_at: datetime | None = None
+    """A change waits for its payment until then."""
+    invoice: InvoiceBrief | None = None
+
+
+class InvoiceLine(Struct, frozen=True, kw_only=True):
+    """One line of an invoice. Amounts in the currency's smallest unit, negative for credit."""
+
+    line_id: str
+    price_id: str | None
+    subscription_id: str | None
+    is_proration: bool
+    quantity: int
+    amount: int
+    """Before discounts and tax that is added."""
+    discount: int
+    tax_added: int
+    tax_inside: int
+    starts: datetime
+    ends: datetime
+
+    @property
+    def paid(self) -> int:
+        """After discounts, with tax."""
+        return self.amount - self.discount + self.tax_added
+
+
+class InvoiceState(Struct, frozen=True, kw_only=True):
+    """An invoice of a subscription, with what was paid for it."""
+
+    invoice_id: str
+    customer_id: str
+    subscription_id: str | None
+    status: str
+    currency: str
+    amount_paid: int
+    lines: tuple[InvoiceLine, ...]
+    payments: tuple["Payment", ...] = ()
+
+
+class Preview(Struct, frozen=True, kw_only=True):
+    """What an invoice would be. Amounts in the currency's smallest unit."""
+
+    amount_due: int
+    tax: int
+    currency: str
+    lines: tuple[InvoiceLine, ...]
+    words: tuple[str, ...]
+    """What each line is called, in the same order."""
+
+
 class Made(Struct, frozen=True):
     """An object that was made, and what of it is worth keeping: never a secret."""
 
     object_id: str
     url: str | None = None
+    subscription: SubscriptionState | None = None
+    """Of an action: how it left the subscription."""
 
 
 class RefundState(Struct, frozen=True, kw_only=True):
@@ -168,6 +264,24 @@ class StripePort(Protocol):
 
     async def payment(self, kind: Literal["session", "intent"], object_id: str) -> Payment:
         """The money behind a session or an intent, whole."""
+        ...
+
+    async def subscription(self, subscription_id: str) -> SubscriptionState: ...
+
+    async def invoice(self, invoice_id: str) -> InvoiceState:
+        """An invoice with all its lines, and refunds and disputes of what paid it."""
+        ...
+
+    async def invoice_of(self, intent_id: str) -> str | None:
+        """The invoice that an intent pays; None: it is of none."""
+        ...
+
+    async def preview(self, params: Mapping[str, Any]) -> Preview:
+        """The invoice that a change would make."""
+        ...
+
+    async def invoice_secret(self, invoice_id: str) -> str | None:
+        """What the browser needs to pay an invoice. Never stored."""
         ...
 
     async def is_deleted(self, customer_id: str) -> bool: ...

@@ -11,10 +11,12 @@ from meter.http import (
     meters,
     operate,
     packs,
+    plans,
     prices,
     purchases,
     reads,
     rerates,
+    subscriptions,
     webhook,
 )
 from meter.route import Route
@@ -29,7 +31,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     *prices.ROUTES,
     *rerates.ROUTES,
     *packs.ROUTES,
+    *plans.ROUTES,
     *purchases.ROUTES,
+    *subscriptions.ROUTES,
     *billing.ROUTES,
     *webhook.ROUTES,
     *operate.ROUTES,

@@ -56,7 +56,7 @@ async def _read(call: Call, body: PackBody) -> Pack:
             raise ProblemError(
                 422, "invalid_value", "One price for a currency.", pointer=f"{place_}/currency"
             )
-        prices[price.currency] = _price(price.amount, money, f"{place_}/amount")
+        prices[price.currency] = price_of(price.amount, money, f"{place_}/amount")
     bonus = body.bonus
     return Pack(
         pack=key,
@@ -76,7 +76,7 @@ async def _read(call: Call, body: PackBody) -> Pack:
     )
 
 
-def _price(text: str, scale: int, pointer: str) -> int:
+def price_of(text: str, scale: int, pointer: str) -> int:
     """A price that Stripe can take. Raises ProblemError 422."""
     amount = parse.amount(text, scale, pointer)
     if amount > CENTS_MAX:

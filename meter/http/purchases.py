@@ -8,11 +8,12 @@ import msgspec
 from msgspec import UNSET
 
 from ledger import customers, purchase_reads
+from ledger.customers import CustomerAnswer
 from ledger.ids import public_id
 from ledger.load_purchases import PurchaseRef
 from ledger.purchases import PurchaseAnswer
-from ledger.requests import OpenPurchase
-from meter import checkout, packs, parse, stripe_calls
+from ledger.requests import Claim, OpenPurchase
+from meter import checkout, packs, parse, plan_checkout, plans, stripe_calls, subscriptions
 from meter.checkout import Opened
 from meter.http import readers
 from meter.http.customers import answer
@@ -51,16 +52,22 @@ class PurchaseShown(PurchaseAnswer, frozen=True, kw_only=True):
 
 
 async def create_checkout(call: Call) -> Reply:
-    """Sell a pack on Stripe's page: a purchase of ours, and the address to send the browser to.
+    """Sell a pack or a plan on Stripe's page: a purchase of ours, and where to send the browser.
 
-    The same key and body give the same purchase and page again. Credits come when it is paid.
+    The same key and body give the same purchase and page again. Credits come when it is paid. A
+    trial is for customers that have never had a subscription.
     """
     assert call.body is not None
     wanted = parse.decode(call.body, CheckoutBody)
     for name in ("success_url", "cancel_url"):
         check_url(getattr(wanted, name), f"/{name}")
+    if (wanted.pack is UNSET) == (wanted.plan is UNSET):
+        raise ProblemError(422, "invalid_value", "Send a pack or a plan.", pointer="/plan")
     asked = msgspec.structs.asdict(wanted)
-    opened = await _open(call, wanted, "session", asked)
+    if isinstance(wanted.plan, str):
+        opened = await _order(call, wanted, wanted.plan, asked)
+    else:
+        opened = await _open(call, wanted, "session", asked)
     made = opened.made
     return _made(opened, CheckoutAnswer(made.object_id, opened.purchase_id, made.url))
 
@@ -77,6 +84,7 @@ async def create_intent(call: Call) -> Reply:
     config, stripe = call.service.config.stripe, call.service.stripe
     assert config is not None, "the intent was made with it"
     assert stripe is not None
+    assert opened.purchase_id is not None, "of a pack"
     try:
         secret = await stripe.client_secret(opened.made.object_id)
     except StripeFault as fault:
@@ -101,26 +109,12 @@ async def _open(
     """Read what is bought by whom, and open the purchase."""
     service, body = call.service, call.body
     assert body is not None
-    number = await service.customer_no(call, wanted.customer_id, makes=True)
-    scale = service.credit_scale("credits")
+    customer, number, is_known = await _buyer(call, wanted)
     async with transaction(service.pool) as conn:
-        customer = await customers.read(conn, number, scale)
-        pack = await packs.latest(conn, wanted.pack)
-        # What was answered is answered again, whatever has become of pack and customer.
-        is_known = await conn.fetchrow(queries.request_read, number, call.idempotency_key)
-    if customer is None:
-        raise customer_missing()
-    if customer.status == "closed" and not is_known:
-        raise ProblemError(409, "customer_closed", "This customer is closed: nothing is sold.")
+        pack = await packs.latest(conn, str(wanted.pack))
     if pack is None or not (pack.is_active or is_known):
         raise ProblemError(
             404, "pack_not_found", "No pack of this key is for sale. See GET /v1/packs."
-        )
-    if service.config.stripe is None:
-        raise ProblemError(
-            503,
-            "stripe_unavailable",
-            "No key of Stripe is set (STRIPE_SECRET_KEY): nothing can be sold.",
         )
     terms = checkout.terms_of(pack, wanted.quantity, checkout.currency_of(pack, customer.currency))
 
@@ -133,6 +127,70 @@ async def _open(
     try:
         return await checkout.open_purchase(
             service, request, kind, {**asked, "user_id": wanted.customer_id}
+        )
+    except StripeFault as fault:
+        raise stripe_calls.problem_of(fault) from fault
+
+
+async def _buyer(call: Call, wanted: CheckoutBody | IntentBody) -> tuple[CustomerAnswer, int, bool]:
+    """Who buys, and whether this request has been answered. Raises ProblemError."""
+    service = call.service
+    number = await service.customer_no(call, wanted.customer_id, makes=True)
+    scale = service.credit_scale("credits")
+    async with transaction(service.pool) as conn:
+        customer = await customers.read(conn, number, scale)
+        # What was answered is answered again, whatever has become of product and customer.
+        known = await conn.fetchrow(queries.request_read, number, call.idempotency_key)
+    if customer is None:
+        raise customer_missing()
+    if customer.status == "closed" and not known:
+        raise ProblemError(409, "customer_closed", "This customer is closed: nothing is sold.")
+    if service.config.stripe is None:
+        raise ProblemError(
+            503,
+            "stripe_unavailable",
+            "No key of Stripe is set (STRIPE_SECRET_KEY): nothing can be sold.",
+        )
+    return customer, number, known is not None
+
+
+async def _order(call: Call, wanted: CheckoutBody, key: str, asked: dict[str, Any]) -> Opened:
+    """Read what is subscribed to by whom, and open the order."""
+    service, body = call.service, call.body
+    assert body is not None
+    _, number, is_known = await _buyer(call, wanted)
+    async with transaction(service.pool, snapshot=True) as conn:
+        plan = await plans.latest(conn, key)
+        had = await subscriptions.of(conn, number)
+    if plan is None or not (plan.is_active or is_known):
+        raise ProblemError(
+            404, "plan_not_found", "No plan of this key is for sale. See GET /v1/plans."
+        )
+    if any(one.is_live for one in had) and not is_known:
+        raise ProblemError(
+            409,
+            "subscription_exists",
+            f"The customer has {had[0].subscription_id} on the plan {had[0].plan.plan} "
+            f"({had[0].status}): POST /v1/customers/{wanted.customer_id}/subscription/change "
+            "moves it.",
+        )
+    has_trial = plan.trial_days is not None and not had
+    terms = plan_checkout.terms_of(plan, wanted.quantity, has_trial=has_trial)
+
+    def read(_: Call, __: Any, ___: Any, common: dict[str, Any]) -> OpenPurchase | Claim:
+        if terms is None:
+            return Claim(customer_no=number, **common)
+        return OpenPurchase(customer_no=number, terms=terms, **common)
+
+    request = await readers.request_of(call, read, "checkout", (), body, call.idempotency_key)
+    assert isinstance(request, (OpenPurchase, Claim))
+    try:
+        return await plan_checkout.open_order(
+            service,
+            request,
+            plan,
+            {**asked, "user_id": wanted.customer_id},
+            has_trial=has_trial,
         )
     except StripeFault as fault:
         raise stripe_calls.problem_of(fault) from fault
@@ -218,13 +276,20 @@ ROUTES: Final = (
         method="POST",
         path="/v1/checkout",
         operation="create_checkout",
-        summary="Sell a pack on Stripe's page.",
+        summary="Sell a pack or a plan on Stripe's page.",
         scope="billing:write",
         handler=create_checkout,
         tag="Money in",
         body=CheckoutBody,
         answers={201: CheckoutAnswer},
-        errors=("customer_not_found", "customer_closed", "pack_not_found", *STRIPE_ERRORS),
+        errors=(
+            "customer_not_found",
+            "customer_closed",
+            "pack_not_found",
+            "plan_not_found",
+            "subscription_exists",
+            *STRIPE_ERRORS,
+        ),
         needs_key=True,
         example={
             "customer_id": "acme",

@@ -17,8 +17,9 @@ Url = Annotated[
         examples=["https://app.example.com/credits"],
     ),
 ]
+PlanKey = Annotated[str, Meta(min_length=1, max_length=63, examples=["pro"])]
 PackKey = Annotated[str, Meta(min_length=1, max_length=63, examples=["starter"])]
-Quantity = Annotated[int, Meta(ge=1, le=1_000, description="How many packs.")]
+Quantity = Annotated[int, Meta(ge=1, le=1_000, description="How many packs, or seats.")]
 Seconds = Annotated[int, Meta(ge=1, le=315_360_000, description="Seconds from the crediting.")]
 
 
@@ -84,8 +85,11 @@ class PackAnswer(Struct, frozen=True, kw_only=True):
 
 
 class CheckoutBody(Body, frozen=True, kw_only=True):
+    """A `pack`, paid once, or a `plan`, paid for each period."""
+
     customer_id: CustomerId
-    pack: PackKey
+    pack: PackKey | UnsetType = UNSET
+    plan: PlanKey | UnsetType = UNSET
     quantity: Quantity = 1
     success_url: Url
     cancel_url: Url
@@ -100,7 +104,8 @@ class CheckoutAnswer(Struct, frozen=True):
     """Send the browser to `url`."""
 
     id: str
-    purchase_id: str
+    purchase_id: str | None
+    """Null for a plan without credits: there is nothing to book of it."""
     url: str | None
 
 

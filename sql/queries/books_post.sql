@@ -152,15 +152,17 @@ FROM unnest(
 ) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
 
 -- customers_set --
--- What seldom changes of a customer: policy, limit, sign-up mark, closing.
+-- What seldom changes of a customer: policy, limit, sign-up mark, closing, gate.
 UPDATE customers AS c
 SET
     overage_policy = v.overage_policy,
     overage_limit = v.overage_limit,
     signup_due = v.signup_due,
-    closed_at = v.closed_at
-FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::boolean[], $5::timestamptz[])
-    AS v (customer_no, overage_policy, overage_limit, signup_due, closed_at)
+    closed_at = v.closed_at,
+    gated_from = v.gated_from
+FROM unnest(
+    $1::bigint[], $2::text[], $3::bigint[], $4::boolean[], $5::timestamptz[], $6::timestamptz[]
+) AS v (customer_no, overage_policy, overage_limit, signup_due, closed_at, gated_from)
 WHERE c.customer_no = v.customer_no;
 
 -- lots_reshape --

@@ -48,7 +48,8 @@ WHERE customer_no = $1::bigint;
 -- A customer as it is shown.
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
-    p.stripe_customer_id, p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
+    p.stripe_customer_id, p.subscription_id, p.subscription_status, p.plan_tier, p.metadata,
+    c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
     p.updated_at,
     0 < (
         SELECT count(*)
@@ -68,7 +69,8 @@ WHERE c.customer_no = $1::bigint;
 -- Customers, newest first. $1 looks into id, name and e-mail; $2: open or closed; $3: bound to one.
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
-    p.stripe_customer_id, p.metadata, c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
+    p.stripe_customer_id, p.subscription_id, p.subscription_status, p.plan_tier, p.metadata,
+    c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
     p.updated_at,
     0 < (
         SELECT count(*)

@@ -108,6 +108,32 @@ FROM unnest(
 )
 WHERE p.customer_no = v.customer_no AND p.purchase_no = v.purchase_no;
 
+-- purchases_fill --
+-- What plans that were ordered turned out to be, by the line that pays them.
+UPDATE purchases AS p
+SET
+    product = v.product,
+    asset = v.asset,
+    credits = v.credits,
+    currency = v.currency,
+    amount = v.amount,
+    quantity = v.quantity,
+    priority = v.priority,
+    effective_at = v.effective_at,
+    expires_at = v.expires_at,
+    invoice_id = v.invoice_id,
+    line_id = v.line_id
+FROM unnest(
+    $1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
+    $8::bigint[], $9::bigint[], $10::integer[], $11::smallint[], $12::smallint[],
+    $13::timestamptz[], $14::timestamptz[], $15::bigint[], $16::bigint[], $17::text[], $18::text[]
+) AS v (
+    customer_no, purchase_no, kind, product, asset, credits, currency, amount, bonus, quantity,
+    priority, bonus_priority, effective_at, expires_at, expires_in, bonus_expires_in, invoice_id,
+    line_id
+)
+WHERE p.customer_no = v.customer_no AND p.purchase_no = v.purchase_no;
+
 -- freezes_make --
 -- New freezes; one may have ended in the batch that made it.
 INSERT INTO freezes (

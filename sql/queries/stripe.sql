@@ -73,10 +73,11 @@ UPDATE stripe_calls SET
 WHERE name = $1::text AND object_id = $2::text;
 
 -- stripe_call_done --
--- What was made, as it was told first.
+-- What was made, as it was told first; no row: somebody else has said so.
 UPDATE stripe_calls SET
     object_id = $2::text, answer = $3::text, done_at = service_now_v1(), error = NULL
-WHERE name = $1::text AND object_id IS NULL;
+WHERE name = $1::text AND object_id IS NULL
+RETURNING name;
 
 -- stripe_call_failed --
 -- Why a call was not done; it is tried again later and later ($3, doubled up to $4), or parked.

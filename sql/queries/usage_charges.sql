@@ -6,7 +6,7 @@
 SELECT
     (SELECT catalog_version FROM installation) AS catalog_version,
     (
-        SELECT array_agg(row(customer_no, time_zone, rate_card))
+        SELECT array_agg(row(customer_no, time_zone, coalesce(rate_card, plan_rate_card)))
         FROM profiles
         WHERE customer_no = any($1::text::bigint[])
     ) AS profiles,

@@ -1,0 +1,143 @@
+"""What subscriptions and their invoices at Stripe make of our books."""
+
+import msgspec
+import structlog
+from msgspec import structs
+
+from jobs.stripe_apply import Foreign, decisions
+from ledger import load_purchases
+from ledger.bought import Terms
+from ledger.ids import parse_id
+from ledger.load_purchases import PurchaseRef
+from ledger.requests import CreditPurchase, OpenPurchase
+from meter import plans, subscriptions
+from meter.plan_lines import Allotment, allotments
+from meter.service import Service
+from meter.stripe_port import InvoiceState, Payment, SubscriptionState
+from sql import queries
+from sql.pool import Connection
+
+log = structlog.get_logger()
+
+
+async def apply_subscription(
+    service: Service, conn: Connection, *, state: SubscriptionState
+) -> None:
+    """Keep a subscription as it is now, and what follows of it for its customer. Raises Foreign."""
+    customer_no = await _owner(service, conn, state)
+    await subscriptions.keep(service, conn, customer_no, state)
+
+
+async def _owner(service: Service, conn: Connection, state: SubscriptionState) -> int:
+    """Whose it is: by the customer at Stripe, else by our mark. Its price has to be one of ours."""
+    known = await plans.of_prices(conn, [item.price_id for item in state.items])
+    if not known:
+        raise Foreign("it is of no plan of ours")
+    marks = state.marks
+    ours = marks.get("user_id") if marks.get("drawdown") == service.installation_id else None
+    customer_no = await conn.fetchval(queries.stripe_customer_find, state.customer_id, ours)
+    if customer_no is None:
+        raise Foreign("its customer is none of ours")
+    await conn.execute(queries.stripe_customer_link, customer_no, state.customer_id)
+    return customer_no
+
+
+async def apply_invoice(
+    service: Service, conn: Connection, *, invoice: InvoiceState, state: SubscriptionState
+) -> None:
+    """Credit what a paid invoice pays for, and move it to what became of the money since.
+
+    Each line (or change) is a purchase of its own, credited once. Raises Foreign, MissingPeriod.
+    """
+    customer_no = await _owner(service, conn, state)
+    known = await plans.of_prices(conn, {line.price_id for line in invoice.lines if line.price_id})
+    given = allotments(invoice, state, known)
+    ordered = _ordered(service, state)
+    for one in given:
+        request = OpenPurchase(
+            customer_no=customer_no,
+            operation="open_purchase",
+            terms=_terms(one, invoice),
+            ordered_no=ordered.purchase_no
+            if ordered and ordered.customer_no == customer_no
+            else None,
+        )
+        result = await service.decide_in(conn, request)
+        named = parse_id("pur", msgspec.json.decode(result.body, type=_Named).id)
+        assert named is not None, "the books name it so"
+        owner = PurchaseRef(*named)
+        if len(given) == 1:
+            for payment in invoice.payments:
+                for object_id in payment.object_ids:
+                    await load_purchases.link(conn, object_id, owner)
+        fraud = service.config.freeze_on_fraud_warning
+        for asked in decisions(owner, share_of(invoice, one), freezes_fraud=fraud):
+            done = await service.decide_in(conn, asked)
+            if isinstance(asked, CreditPurchase) and not _is_credited(done.body):
+                break  # parked: a person decides first
+
+
+class _Named(msgspec.Struct, frozen=True):
+    id: str
+    status: str
+
+
+def _is_credited(body: bytes) -> bool:
+    return msgspec.json.decode(body, type=_Named).status == "credited"
+
+
+def _ordered(service: Service, state: SubscriptionState) -> PurchaseRef | None:
+    """The purchase that a subscription was ordered by, if it was by ours."""
+    named = parse_id("pur", state.marks.get("purchase_id", ""))
+    if named is None or state.marks.get("drawdown") != service.installation_id:
+        return None
+    return PurchaseRef(*named)
+
+
+def _terms(one: Allotment, invoice: InvoiceState) -> Terms:
+    return Terms(
+        kind="plan",
+        product=one.plan.product,
+        asset=one.plan.asset,
+        credits=one.credits,
+        currency=invoice.currency,
+        amount=max(0, one.listed),
+        quantity=one.quantity,
+        priority=one.plan.priority,
+        bonus_priority=one.plan.priority,
+        effective_at=one.starts,
+        expires_at=one.ends,
+        invoice_id=invoice.invoice_id,
+        line_id=one.line_id,
+    )
+
+
+def share_of(invoice: InvoiceState, one: Allotment) -> Payment:
+    """The money of one purchase of an invoice, as if it had been paid alone."""
+
+    def part(amount: int) -> int:
+        """Rounded down; all of it where the invoice has nothing else."""
+        return 0 if invoice.amount_paid == 0 else amount * one.captured // invoice.amount_paid
+
+    refunds = [refund for paid in invoice.payments for refund in paid.refunds]
+    disputes = [dispute for paid in invoice.payments for dispute in paid.disputes]
+    return Payment(
+        object_ids=(),
+        marks={},
+        status="paid",
+        currency=invoice.currency,
+        captured=one.captured,
+        tax=one.tax,
+        fee=part(sum(paid.fee for paid in invoice.payments)),
+        refunds=tuple(structs.replace(refund, amount=part(refund.amount)) for refund in refunds),
+        disputes=tuple(
+            structs.replace(
+                dispute,
+                amount=part(dispute.amount),
+                withdrawn=part(dispute.withdrawn),
+                fee=part(dispute.fee),
+            )
+            for dispute in disputes
+        ),
+        is_suspected=any(paid.is_suspected for paid in invoice.payments),
+    )

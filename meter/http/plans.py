@@ -1,0 +1,168 @@
+"""Plans: what can be subscribed to."""
+
+from typing import Final
+
+import msgspec
+
+from ledger.amounts import format_amount
+from meter import parse, plans, stripe_calls
+from meter.http.customers import answer
+from meter.http.packs import price_of
+from meter.http.paging import LIMIT, Page, page, place
+from meter.http.plan_bodies import PlanAnswer, PlanBody
+from meter.http.stripe_bodies import PriceAnswer
+from meter.packs import PACK
+from meter.plans import Plan
+from meter.problems import ProblemError
+from meter.route import Call, Reply, Route
+from meter.service import Service
+from meter.stripe_port import StripeFault
+from sql.pool import transaction
+
+
+async def put_plan(call: Call) -> Reply:
+    """Make a plan or change it, with its product and price at Stripe.
+
+    A change is a new version, for those who subscribe or change from now on. If Stripe is away the
+    version is there, and the same request (or the first checkout) makes what is missing.
+    """
+    assert call.body is not None
+    wanted = await _read(call, parse.decode(call.body, PlanBody))
+
+    async def write() -> tuple[Plan, bool]:
+        async with transaction(call.service.pool) as conn:
+            return await plans.put(conn, wanted)
+
+    made, is_new = await call.service.retried(write)
+    if made.is_active:
+        try:
+            await plans.price_at_stripe(call.service, made)
+        except StripeFault as fault:
+            raise stripe_calls.problem_of(fault) from fault
+    return answer(201 if is_new else 200, _show(call.service, made))
+
+
+async def _read(call: Call, body: PlanBody) -> Plan:
+    key, service = call.ids[0], call.service
+    if PACK.fullmatch(key) is None:
+        raise ProblemError(
+            422, "invalid_value", "A plan's key is 1-63 letters, digits, `_` and `-`."
+        )
+    scale = await service.asset_scale(body.asset)
+    money = service.money_scale(body.price.currency, "/price/currency")
+    if body.trial_credits is not None and body.trial_days is None:
+        raise ProblemError(
+            422, "invalid_value", "trial_credits need trial_days.", pointer="/trial_credits"
+        )
+    if body.rate_card is not None and not await service.has_rate_card(body.rate_card):
+        raise ProblemError(
+            422,
+            "invalid_rate_card",
+            "There is no rate card of this key: POST /v1/rate-cards publishes one.",
+            pointer="/rate_card",
+        )
+    return Plan(
+        plan=key,
+        version=0,
+        name=body.name,
+        tier=body.tier,
+        asset=body.asset,
+        currency=body.price.currency,
+        amount=price_of(body.price.amount, money, "/price/amount"),
+        period=body.interval,
+        trial_days=body.trial_days,
+        credits=_credits(body.credits, scale, "/credits"),
+        trial_credits=_credits(body.trial_credits, scale, "/trial_credits"),
+        upgrade_credits=body.upgrade_credits,
+        priority=body.priority,
+        requires_subscription=body.requires_subscription,
+        rate_card=body.rate_card,
+        tax_code=body.tax_code,
+        tax_behavior=body.tax_behavior,
+        is_active=body.active,
+        metadata=parse.metadata(body.metadata or {}, "/metadata"),
+    )
+
+
+def _credits(text: str | None, scale: int, pointer: str) -> int:
+    return 0 if text is None else parse.amount(text, scale, pointer)
+
+
+def _show(service: Service, plan: Plan) -> PlanAnswer:
+    scales = service.settings().scales
+    scale = scales[plan.asset]
+    assert plan.created_at is not None, "it was read"
+    return PlanAnswer(
+        key=plan.plan,
+        version=plan.version,
+        name=plan.name,
+        tier=plan.tier,
+        price=PriceAnswer(format_amount(plan.amount, scales[plan.currency]), plan.currency),
+        interval=plan.period,
+        trial_days=plan.trial_days,
+        asset=plan.asset,
+        credits=format_amount(plan.credits, scale) if plan.credits else None,
+        trial_credits=format_amount(plan.trial_credits, scale) if plan.trial_credits else None,
+        upgrade_credits=plan.upgrade_credits,
+        priority=plan.priority,
+        requires_subscription=plan.requires_subscription,
+        rate_card=plan.rate_card,
+        active=plan.is_active,
+        tax_code=plan.tax_code,
+        tax_behavior=plan.tax_behavior,
+        metadata=msgspec.Raw(plan.metadata.encode()),
+        created_at=plan.created_at,
+    )
+
+
+async def list_plans(call: Call) -> Reply:
+    """The latest version of every plan, by key."""
+    at = place(call, "plans")
+    async with transaction(call.service.pool, snapshot=True) as conn:
+        found = [plan for plan in await plans.listed(conn) if plan.plan > (at.after or "")]
+    shown = found[: at.limit]
+    more = shown[-1].plan if len(found) > at.limit else None
+    return page(call, "plans", [_show(call.service, plan) for plan in shown], more)
+
+
+ROUTES: Final = (
+    Route(
+        method="PUT",
+        path="/v1/plans/{plan}",
+        operation="put_plan",
+        summary="Make or change a plan that customers can subscribe to.",
+        scope="catalog:write",
+        handler=put_plan,
+        tag="Money in",
+        body=PlanBody,
+        answers={200: PlanAnswer, 201: PlanAnswer},
+        errors=(
+            "invalid_amount",
+            "invalid_asset",
+            "invalid_currency",
+            "invalid_rate_card",
+            "amount_out_of_range",
+            "stripe_unavailable",
+            "stripe_refused",
+            "request_in_progress",
+        ),
+        example={
+            "name": "Pro",
+            "tier": "pro",
+            "price": {"amount": "20.00", "currency": "USD"},
+            "interval": "month",
+            "credits": "3000",
+        },
+    ),
+    Route(
+        method="GET",
+        path="/v1/plans",
+        operation="list_plans",
+        summary="Plans, by key.",
+        scope="catalog:read",
+        handler=list_plans,
+        tag="Money in",
+        answers={200: Page[PlanAnswer]},
+        query=LIMIT,
+    ),
+)

@@ -1,0 +1,255 @@
+"""What is done to a customer's subscription at Stripe: each thing once, under the caller's key."""
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from ledger import customers
+from ledger.requests import Claim, GrantCredit, Notes
+from meter import stripe_calls, subscriptions
+from meter.http import readers
+from meter.plan_lines import part_of
+from meter.plans import Plan
+from meter.route import Call
+from meter.service import Service
+from meter.stripe_calls import StripeCall
+from meter.stripe_port import Made, Preview, StripePort, SubscriptionState
+from meter.subscriptions import Subscription
+from sql import queries
+from sql.pool import Connection, transaction
+
+When = Literal["now", "period_end"]
+Proration = Literal["invoice_now", "next_invoice", "none"]
+BEHAVIOR = {"invoice_now": "always_invoice", "next_invoice": "create_prorations", "none": "none"}
+"""Our words for Stripe's."""
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """A change that was asked for."""
+
+    plan: Plan
+    price_id: str
+    quantity: int
+    when: When
+    proration: Proration
+    proration_date: datetime | None
+
+
+class _Claimed(Struct, frozen=True):
+    id: str
+
+
+class Doing(Struct, frozen=True, kw_only=True):
+    """A claimed key, and whose subscription it is about."""
+
+    service: Service
+    customer_no: int
+    subscription_id: str
+    name: str
+    """Calls made for it are named after it."""
+    is_replayed: bool
+
+    async def do(
+        self,
+        what: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        to: str | None = None,
+        then: stripe_calls.Then | None = None,
+    ) -> Made:
+        """Do one thing, or tell what was done; the subscription is kept as it is then.
+
+        `to`: what it is done to, if not to the subscription itself. Raises StripeFault.
+        """
+        service, name = self.service, f"{self.name}-{what}"
+        call = StripeCall(
+            name=name,
+            kind="action",
+            customer_no=self.customer_no,
+            params={
+                "do": what,
+                "id": to or self.subscription_id,
+                "with": dict(params or {}),
+                "subscription": self.subscription_id,
+            },
+        )
+        async with transaction(service.pool) as conn:
+            await stripe_calls.note(conn, call)
+
+        async def keep(conn: Connection, made: Made) -> None:
+            await subscriptions.keep(service, conn, self.customer_no, state_of(made))
+            if then is not None:
+                await then(conn, made)
+
+        return await stripe_calls.send(service, name, keep)
+
+    async def done(self, *whats: str) -> Made | None:
+        """What one of these had led to when the same request came before."""
+        if not self.is_replayed:
+            return None
+        async with transaction(self.service.pool) as conn:
+            for what in whats:
+                row = await conn.fetchrow(queries.stripe_call_read, f"{self.name}-{what}")
+                if row is not None and row["object_id"] is not None:
+                    return msgspec.json.decode(row["answer"], type=Made)
+        return None
+
+
+def state_of(made: Made) -> SubscriptionState:
+    """How an action left its subscription."""
+    assert made.subscription is not None, "an action tells it"
+    return made.subscription
+
+
+async def begin(call: Call, customer_no: int, operation: str, subscription_id: str) -> Doing:
+    """Claim the request's key. Raises ProblemError 422 if it was another request's."""
+    service, body = call.service, call.body
+    assert body is not None
+
+    async def claim() -> tuple[str, bool]:
+        async with transaction(service.pool) as conn:
+
+            def read(_: Call, __: Any, ___: Any, common: dict[str, Any]) -> Claim:
+                return Claim(customer_no=customer_no, **common)
+
+            request = await readers.request_of(
+                call, read, operation, call.ids, body, call.idempotency_key
+            )
+            result = await service.decide_in(conn, request)
+            epoch: int = await conn.fetchval(queries.stripe_epoch)
+            claimed = msgspec.json.decode(result.body, type=_Claimed)
+            return f"{operation}-{claimed.id}-{epoch}", result.is_replayed
+
+    name, is_replayed = await service.retried(claim)
+    return Doing(
+        service=service,
+        customer_no=customer_no,
+        subscription_id=subscription_id,
+        name=name,
+        is_replayed=is_replayed,
+    )
+
+
+async def preview(stripe: StripePort, one: Subscription, wanted: Wanted) -> Preview:
+    """What Stripe would bill for a change that is made now. Raises StripeFault."""
+    details: dict[str, Any] = {
+        "items": [_item(one, wanted)],
+        "proration_behavior": BEHAVIOR[wanted.proration],
+    }
+    if wanted.proration_date is not None:
+        details["proration_date"] = int(wanted.proration_date.timestamp())
+    return await stripe.preview(
+        {"subscription": one.subscription_id, "subscription_details": details}
+    )
+
+
+def _item(one: Subscription, wanted: Wanted) -> dict[str, Any]:
+    return {"id": one.item_id, "price": wanted.price_id, "quantity": wanted.quantity}
+
+
+def credits_more(one: Subscription, wanted: Wanted, now: datetime) -> int:
+    """What a change made now adds to the credits of the period, once it is paid."""
+    if wanted.when == "period_end" or one.plan.asset != wanted.plan.asset:
+        return 0
+    more = wanted.plan.credits_for(wanted.quantity) - one.plan.credits_for(one.quantity)
+    if one.plan.period != wanted.plan.period:
+        return wanted.plan.credits_for(wanted.quantity)  # a new period begins
+    if one.state.trial_end is not None and now < one.state.trial_end:
+        return 0
+    if wanted.proration == "none":
+        return max(0, more) if wanted.plan.upgrade_credits == "full" else 0
+    at = wanted.proration_date or now
+    return part_of(more, wanted.plan.period, one.state, at, one.period_end)
+
+
+async def change_now(doing: Doing, one: Subscription, wanted: Wanted) -> Made:
+    """Move to another plan or quantity at once; it counts when its invoice is paid."""
+    if (made := await doing.done("update")) is not None:
+        return made
+    params: dict[str, Any] = {
+        "items": [_item(one, wanted)],
+        "proration_behavior": BEHAVIOR[wanted.proration],
+        "payment_behavior": "pending_if_incomplete",
+    }
+    if wanted.proration_date is not None:
+        params["proration_date"] = int(wanted.proration_date.timestamp())
+
+    async def give(conn: Connection, made: Made) -> None:
+        """Credits at once for a change that nothing is billed for: the plan says so."""
+        more = credits_more(one, wanted, await customers.now(conn))
+        if wanted.proration != "none" or more == 0 or one.plan.period != wanted.plan.period:
+            return
+        request = GrantCredit(
+            customer_no=one.customer_no,
+            operation="upgrade_credits",
+            asset=wanted.plan.asset,
+            amount=more,
+            category="promotional",
+            priority=wanted.plan.priority,
+            expires_at=one.period_end,
+            notes=Notes(os.urandom(16), reason=f"change to {wanted.plan.product}"),
+        )
+        await doing.service.decide_in(conn, request)
+
+    await _release(doing, one)
+    return await doing.do("update", params, then=give)
+
+
+async def change_later(doing: Doing, one: Subscription, wanted: Wanted) -> Made:
+    """Move to another plan or quantity when the period ends."""
+    if (made := await doing.done("phases")) is not None:
+        return made
+    schedule_id = one.state.schedule_id or (await doing.do("schedule")).object_id
+    phases = [
+        {
+            "items": [{"price": one.price_id, "quantity": one.quantity}],
+            "start_date": int(one.period_start.timestamp()),
+            "end_date": int(one.period_end.timestamp()),
+        },
+        {
+            "items": [{"price": wanted.price_id, "quantity": wanted.quantity}],
+            "duration": {"interval": wanted.plan.period, "interval_count": 1},
+        },
+    ]
+    return await doing.do("phases", {"end_behavior": "release", "phases": phases}, to=schedule_id)
+
+
+async def _release(doing: Doing, one: Subscription) -> Made | None:
+    """Give up what was to happen at the period's end."""
+    if one.state.schedule_id is None:
+        return None
+    return await doing.do("release", to=one.state.schedule_id)
+
+
+async def cancel(doing: Doing, one: Subscription, when: When) -> Made:
+    """End it now, or at the end of what is paid. Nothing is refunded by this."""
+    if (made := await doing.done("cancel", "update")) is not None:
+        return made
+    if when == "now":
+        return await doing.do("cancel")
+    await _release(doing, one)
+    return await doing.do("update", {"cancel_at_period_end": True})
+
+
+async def resume(doing: Doing, one: Subscription) -> Made:
+    """Take back what was to happen at the period's end, or begin again after a pause."""
+    if (made := await doing.done("resume", "update")) is not None:
+        return made
+    if one.status == "paused":
+        return await doing.do("resume", {"billing_cycle_anchor": {"type": "now"}})
+    released = await _release(doing, one)
+    if one.state.cancel_at is None and released is not None:
+        return released
+    return await doing.do("update", {"cancel_at_period_end": False})
+
+
+async def pause(doing: Doing, one: Subscription) -> Made:
+    """No more invoices and no access until it is resumed."""
+    if (made := await doing.done("pause")) is not None:
+        return made
+    await _release(doing, one)
+    return await doing.do("pause", {"type": "subscription"})

@@ -1,0 +1,141 @@
+-- Plans, their prices at Stripe, and subscriptions as they were last fetched.
+
+-- plans_read --
+-- The latest version of each plan, or of plan $1.
+SELECT DISTINCT ON (plan)
+    plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
+    upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
+    metadata, created_at
+FROM plans
+WHERE $1::text IS NULL OR plan = $1::text
+ORDER BY plan, version DESC;
+
+-- plan_lock --
+-- One changer of a plan at a time. ("plan", and which.)
+SELECT pg_advisory_xact_lock(1886150017, hashtext($1::text));
+
+-- plan_add --
+-- The next version of a plan.
+INSERT INTO plans (
+    plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
+    upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
+    metadata, created_at
+)
+SELECT
+    $1::text,
+    coalesce(max(version), 0) + 1,
+    $2::text, $3::text, $4::text, $5::text, $6::bigint, $7::text, $8::integer, $9::bigint,
+    $10::bigint, $11::text, $12::smallint, $13::boolean, $14::text, $15::text, $16::text,
+    $17::boolean, $18::text,
+    service_now_v1()
+FROM plans
+WHERE plan = $1::text;
+
+-- plan_version --
+-- Version $2 of plan $1.
+SELECT
+    plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
+    upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
+    metadata, created_at
+FROM plans
+WHERE plan = $1::text AND version = $2::integer;
+
+-- plans_of_prices --
+-- The versions that prices stand for.
+SELECT
+    x.price_id, p.plan, p.version, p.name, p.tier, p.asset, p.currency, p.amount, p.period,
+    p.trial_days, p.credits, p.trial_credits, p.upgrade_credits, p.priority,
+    p.requires_subscription, p.rate_card, p.tax_code, p.tax_behavior, p.is_active, p.metadata,
+    p.created_at
+FROM plan_prices AS x
+INNER JOIN plans AS p ON x.plan = p.plan AND x.version = p.version
+WHERE x.price_id = any($1::text[]);
+
+-- plan_price_link --
+-- A price at Stripe stands for a version, for ever.
+INSERT INTO plan_prices (price_id, plan, version, created_at)
+VALUES ($1::text, $2::text, $3::integer, service_now_v1())
+ON CONFLICT (price_id) DO NOTHING;
+
+-- stripe_customer_find --
+-- Whose a customer at Stripe is: by its id, or by the id of ours that its mark names.
+SELECT customer_no
+FROM (
+    SELECT
+        customer_no,
+        1 AS place
+    FROM profiles
+    WHERE stripe_customer_id = $1::text
+    UNION ALL
+    SELECT
+        d.customer_no,
+        2 AS place
+    FROM customer_directory AS d
+    INNER JOIN profiles AS p ON d.customer_no = p.customer_no
+    WHERE d.customer_id = $2::text AND p.stripe_customer_id IS NULL
+) AS found
+ORDER BY place
+LIMIT 1;
+
+-- subscription_put --
+-- A subscription as Stripe has it. What has ended stays so.
+INSERT INTO subscriptions AS s (
+    customer_no, subscription_id, status, plan, version, quantity, price_id, state, period_start,
+    period_end, started_at, fetched_at
+)
+VALUES (
+    $1::bigint, $2::text, $3::text, $4::text, $5::integer, $6::integer, $7::text, $8::text,
+    $9::timestamptz, $10::timestamptz, $11::timestamptz, service_now_v1()
+)
+ON CONFLICT (customer_no, subscription_id) DO UPDATE SET
+    status = CASE WHEN s.is_live THEN excluded.status ELSE s.status END,
+    plan = excluded.plan,
+    version = excluded.version,
+    quantity = excluded.quantity,
+    price_id = excluded.price_id,
+    state = excluded.state,
+    period_start = excluded.period_start,
+    period_end = excluded.period_end,
+    fetched_at = excluded.fetched_at;
+
+-- subscriptions_read --
+-- A customer's subscriptions: the first live one, the other live ones, then the latest that ended.
+SELECT
+    customer_no, subscription_id, status, plan, version, quantity, price_id, state, period_start,
+    period_end, is_duplicate, started_at, fetched_at, is_live
+FROM subscriptions
+WHERE customer_no = $1::bigint
+ORDER BY
+    is_live DESC,
+    CASE WHEN is_live THEN started_at END,
+    started_at DESC,
+    subscription_id;
+
+-- subscriptions_rank --
+-- Live ones beside the first are duplicates; those that were not before.
+UPDATE subscriptions
+SET is_duplicate = is_live AND subscription_id <> $2::text
+WHERE customer_no = $1::bigint AND is_duplicate <> (is_live AND subscription_id <> $2::text)
+RETURNING subscription_id, is_duplicate;
+
+-- subscription_show --
+-- What is shown on the customer of its subscription.
+UPDATE profiles SET
+    subscription_id = $2::text,
+    subscription_status = $3::text,
+    plan = $4::text,
+    plan_tier = $5::text,
+    plan_rate_card = $6::text,
+    updated_at = service_now_v1()
+WHERE
+    customer_no = $1::bigint
+    AND (subscription_id, subscription_status, plan, plan_tier, plan_rate_card) IS DISTINCT FROM
+    ($2::text, $3::text, $4::text, $5::text, $6::text);
+
+-- subscriptions_old --
+-- Live subscriptions whose period ended before $1 and that were not fetched since then.
+SELECT subscription_id
+FROM subscriptions
+WHERE is_live AND period_end < $1::timestamptz AND fetched_at < $1::timestamptz
+ORDER BY period_end
+LIMIT $2::integer;
