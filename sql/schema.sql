@@ -862,9 +862,6 @@ CREATE TABLE plans (
     PRIMARY KEY (plan, version)
 );
 
-CREATE TRIGGER plans_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON plans
-FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
-
 -- Every price ever made at Stripe for a plan, and the version that it stands for, for ever.
 CREATE TABLE plan_prices (
     price_id text COLLATE "C" PRIMARY KEY,
@@ -874,9 +871,6 @@ CREATE TABLE plan_prices (
 );
 
 CREATE UNIQUE INDEX plan_prices_version ON plan_prices (plan, version, price_id);
-
-CREATE TRIGGER plan_prices_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON plan_prices
-FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
 -- A customer's subscriptions as Stripe had them when they were last fetched.
 CREATE TABLE subscriptions (
@@ -960,6 +954,12 @@ CREATE TRIGGER transfers_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tran
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
 CREATE TRIGGER packs_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON packs
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
+CREATE TRIGGER plans_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON plans
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
+CREATE TRIGGER plan_prices_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON plan_prices
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
 CREATE TRIGGER rate_cards_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON rate_cards

@@ -25,6 +25,13 @@ PACK: dict[str, Any] = {
     "credits": "1000",
     "price": {"amount": "10.00", "currency": "USD"},
 }
+PLAN: dict[str, Any] = {
+    "name": "Pro",
+    "tier": "pro",
+    "price": {"amount": "20.00", "currency": "USD"},
+    "interval": "month",
+    "credits": "3000",
+}
 PAGES = {"success_url": "https://app.example/ok", "cancel_url": "https://app.example/no"}
 
 
@@ -81,6 +88,84 @@ class Shop:
         answer = await self.api.put(f"/v1/packs/{key}", {**PACK, **members})
         assert answer.status in (200, 201), answer
         return answer.body
+
+    async def plan(self, key: str = "pro", **members: Any) -> Any:
+        """A plan; a member that is None is left out."""
+        body = {name: value for name, value in {**PLAN, **members}.items() if value is not None}
+        answer = await self.api.put(f"/v1/plans/{key}", body)
+        assert answer.status in (200, 201), answer
+        return answer.body
+
+    def asked_plan(self, plan: str = "pro", **members: Any) -> dict[str, Any]:
+        """The body of a checkout of a plan."""
+        return {"customer_id": "acme", "plan": plan, **PAGES, **members}
+
+    async def order(self, plan: str = "pro", **members: Any) -> Any:
+        answer = await self.api.post("/v1/checkout", self.asked_plan(plan, **members))
+        assert answer.status == 201, answer
+        return answer.body
+
+    async def subscribe(self, plan: str = "pro", **members: Any) -> Any:
+        """A plan, subscribed to and paid: its checkout."""
+        opened = await self.order(plan, **members)
+        await self.pay(opened)
+        await self.apply()
+        return opened
+
+    async def act(self, what: str, **members: Any) -> Any:
+        """Do something to the subscription of acme; the answer."""
+        answer = await self.api.post(f"/v1/customers/acme/subscription/{what}", members)
+        assert answer.status == 200, answer
+        await self.apply()
+        return answer.body
+
+    async def walk(self, to: datetime) -> None:
+        """Both clocks go on, from due instant to due instant."""
+        await self.api.clock(to)
+
+    async def lift_faults(self) -> None:
+        """The stand-in behaves again."""
+        headers = {"Authorization": f"Bearer {self.standin.token}"}
+        url = f"{self.standin.url}/_sandbox/faults"
+        async with self.web.delete(url, headers=headers) as response:
+            assert response.status == 200, await response.text()
+
+    async def give_card(self, name: str = "pm_card_visa") -> None:
+        """The customer at Stripe has this card from now on."""
+        for one in await self.state("customer"):
+            await self.control(f"customers/{one['id']}/payment-method", payment_method=name)
+
+    async def events(self) -> list[str]:
+        """The ids of everything that was or is to be delivered."""
+        headers = {"Authorization": f"Bearer {self.standin.token}"}
+        url = f"{self.standin.url}/_sandbox/webhooks"
+        async with self.web.get(url, headers=headers) as response:
+            found: Any = msgspec.json.decode(await response.read())
+        return [one["event"] for one in found["data"]]
+
+    async def buy_nothing_of_ours(self) -> None:
+        """Somebody else's subscription in the same account."""
+        v1 = self.stripe.v1
+        method = await v1.payment_methods.create_async({"type": "card", "card": {"token": "tok_visa"}})
+        customer = await v1.customers.create_async(
+            {
+                "payment_method": method.id,
+                "invoice_settings": {"default_payment_method": method.id},
+                "metadata": {"user_id": "acme"},
+            }
+        )
+        product = await v1.products.create_async({"name": "Else"})
+        price = await v1.prices.create_async(
+            {
+                "product": product.id,
+                "currency": "usd",
+                "unit_amount": 700,
+                "recurring": {"interval": "month"},
+            }
+        )
+        await v1.subscriptions.create_async(
+            {"customer": customer.id, "items": [{"price": price.id}]}
+        )
 
     @property
     def stripe(self) -> stripe.StripeClient:
