@@ -1,5 +1,6 @@
 """The calls of the gateway about subscriptions and their invoices."""
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, cast
@@ -20,22 +21,24 @@ from meter.stripe_port import (
 )
 
 
-class PlanCalls:
+class PlanCalls(ABC):
     """Part of `StripePort`; the gateway gives the library, its faults and its lists."""
 
     _v1: Any
 
+    @abstractmethod
     def _faults(self) -> AbstractAsyncContextManager[None]:
-        raise NotImplementedError
+        """What goes wrong inside, as StripeFault."""
 
+    @abstractmethod
     def _all(
         self, list_async: Callable[..., Awaitable[Any]], params: Mapping[str, Any]
     ) -> AsyncIterator[Any]:
-        raise NotImplementedError
+        """Every object of a list."""
 
+    @abstractmethod
     async def payment(self, kind: Literal["session", "intent"], object_id: str) -> Payment:
         """See `StripePort`."""
-        raise NotImplementedError
 
     async def subscription(self, subscription_id: str) -> SubscriptionState:
         """See `StripePort`."""

@@ -1,7 +1,8 @@
 """The job `stripe_sweep`: finds what no delivery told, also after the endpoint was down for days.
 
 Stripe keeps its list of events for 30 days, and it is read from where it was read before. Beyond
-that, every purchase that is still open is looked at by itself.
+that, every purchase that is still open is looked at by itself, and every subscription whose period
+has ended without news of the next one.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +15,7 @@ from jobs.runner import Counts, Run
 from ledger import customers
 from meter import stripe_news
 from meter.stripe_port import News, StripeFault, StripePort
+from meter.subscriptions import STALE_AFTER
 from sql import queries
 from sql.pool import transaction
 
@@ -35,6 +37,8 @@ UNPAID_AGE: Final = timedelta(minutes=30)
 UNPAID_MAX: Final = 200
 """At a time."""
 ROUNDS_MAX: Final = 50
+RENEWED_WITHIN: Final = (timedelta(hours=2), STALE_AFTER)
+"""After the end of a period: its renewal is invoiced within an hour or so."""
 UNPAID_DAYS: Final = timedelta(days=3)
 """A session lives for a day; what is open for longer was told to us in time or is no more."""
 
@@ -45,7 +49,7 @@ async def stripe_sweep(run: Run) -> Counts:
     """Read Stripe's list of events, then mark purchases that stay open."""
     service = run.service
     stripe, config = service.stripe, service.config.stripe
-    counts = {"events": 0, "open_purchases": 0}
+    counts = {"events": 0, "open_purchases": 0, "late_subscriptions": 0}
     if stripe is None or config is None:
         return counts
     async with transaction(service.pool) as conn:
@@ -62,6 +66,7 @@ async def stripe_sweep(run: Run) -> Counts:
     except StripeFault as fault:
         raise RuntimeError(f"Stripe's list of events can't be read: {fault}") from fault
     counts["open_purchases"] = await _mark_open(run, now)
+    counts["late_subscriptions"] = await _mark_late(run, now)
     return counts
 
 
@@ -97,6 +102,15 @@ async def _keep(run: Run, news: Sequence[News], *, is_live: bool) -> int:
             kept = await stripe_news.keep(conn, one.body, event, is_live=is_live)
         found += kept.is_new
     return found
+
+
+async def _mark_late(run: Run, now: datetime) -> int:
+    """Mark subscriptions that should have been renewed."""
+    async with run.transaction() as conn:
+        rows = await conn.fetch(queries.subscriptions_old, now, RENEWED_WITHIN, UNPAID_MAX)
+        for row in rows:
+            await stripe_news.mark(conn, row["subscription_id"], "subscription")
+    return len(rows)
 
 
 async def _mark_open(run: Run, now: datetime) -> int:

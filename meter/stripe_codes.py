@@ -43,6 +43,12 @@ STRIPE_CODES: Final[Mapping[str, Code]] = {
         "What was asked does not fit what the subscription is now; `detail` says why.",
         "See `GET /v1/customers/{customer_id}/subscription`.",
     ),
+    "currency_mismatch": Code(
+        (409,),
+        "Currency mismatch",
+        "The subscription is paid in one currency, and the plan has its price in another.",
+        "Cancel the subscription and subscribe anew.",
+    ),
     "preview_changed": Code(
         (409,),
         "Preview changed",

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -146,7 +147,9 @@ class Shop:
     async def buy_nothing_of_ours(self) -> None:
         """Somebody else's subscription in the same account."""
         v1 = self.stripe.v1
-        method = await v1.payment_methods.create_async({"type": "card", "card": {"token": "tok_visa"}})
+        method = await v1.payment_methods.create_async(
+            {"type": "card", "card": {"token": "tok_visa"}}
+        )
         customer = await v1.customers.create_async(
             {
                 "payment_method": method.id,
@@ -215,11 +218,16 @@ class Shop:
 
 
 async def furnish_all(shop: Shop, customer_id: str = "acme") -> World:
-    """As `furnish`, with a pack and a purchase that is credited."""
+    """As `furnish`, with a pack, a purchase that is credited, a plan and a subscription."""
     world = await furnish(shop.api, customer_id)
     await shop.pack()
     bought = await shop.buy(customer_id)
-    return World(customer_id, {**world.ids, "pack": "starter", "purchase_id": bought["id"]})
+    await shop.plan()
+    known = await shop.api.get(f"/v1/customers/{quote(customer_id, safe='')}/subscriptions")
+    if not known.body["data"]:
+        await shop.subscribe(customer_id=customer_id)
+    ids = {"pack": "starter", "purchase_id": bought["id"], "plan": "pro"}
+    return World(customer_id, {**world.ids, **ids})
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from typing import Final
 
 from meter.http import (
+    access,
     batch,
     billing,
     customers,
@@ -34,6 +35,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *plans.ROUTES,
     *purchases.ROUTES,
     *subscriptions.ROUTES,
+    *access.ROUTES,
     *billing.ROUTES,
     *webhook.ROUTES,
     *operate.ROUTES,

@@ -12,7 +12,6 @@ from meter.http.customers import answer
 from meter.http.hot import JSON, REPLAYED
 from meter.http.paging import LIMIT, Page, page, place
 from meter.http.plan_bodies import (
-    AccessAnswer,
     CancelBody,
     ChangeAnswer,
     ChangeBody,
@@ -27,15 +26,14 @@ from meter.http.purchases import STRIPE_ERRORS
 from meter.http.reads import guarded
 from meter.plan_lines import MissingPeriod
 from meter.problems import ProblemError
-from meter.route import Call, Query, Reply, Route
+from meter.route import Call, Reply, Route
 from meter.service import Service
 from meter.stripe_port import Made, Preview, StripeFault
 from meter.sub_actions import Doing, Wanted
-from meter.subscriptions import Subscription, standing
+from meter.subscriptions import Subscription
 from sql.pool import transaction
 
 OVER: Final = "There is no subscription to do this to: POST /v1/checkout with a plan sells one."
-UNPAID: Final = "Let the customer pay the open invoice (GET /v1/invoices), or change the card."
 
 
 @guarded
@@ -91,87 +89,6 @@ def _show(service: Service, customer_id: str, one: Subscription) -> Subscription
         open_invoice=shown,
         duplicate=one.is_duplicate,
         fetched_at=one.fetched_at,
-    )
-
-
-async def get_access(call: Call) -> Reply:
-    """Whether the customer may use what its plan is for; with `require=1` a 403 if not.
-
-    Active and trialing pass, past due within the grace. News that should have come by now is
-    fetched; if Stripe is away, what is known counts and is said to be stale.
-    """
-    service, wanted = call.service, call.query.get("plan")
-    number = await service.customer_no(call, call.ids[0])
-    async with transaction(service.pool, snapshot=True) as conn:
-        found, now = await subscriptions.primary(conn, number), await customers.now(conn)
-    stale = False
-    if found is not None and found.is_stale(now):
-        found, stale = await _fetched(service, found)
-    shown = _access(found, wanted, now, service, stale=stale)
-    if call.query.get("require") == "1" and not shown.active:
-        raise ProblemError(403, "subscription_required", shown.reason or OVER)
-    return answer(200, shown)
-
-
-async def _fetched(service: Service, known: Subscription) -> tuple[Subscription, bool]:
-    """A subscription as it is now; as it was, and stale, if Stripe is away."""
-    if service.stripe is None:
-        return known, True
-    try:
-        state = await service.stripe.subscription(known.subscription_id)
-    except StripeFault:
-        return known, True
-
-    async def write() -> Subscription | None:
-        async with transaction(service.pool) as conn:
-            await subscriptions.keep(service, conn, known.customer_no, state)
-            return await subscriptions.primary(conn, known.customer_no)
-
-    return await service.retried(write) or known, False
-
-
-def _access(
-    found: Subscription | None,
-    wanted: str | None,
-    now: datetime,
-    service: Service,
-    *,
-    stale: bool,
-) -> AccessAnswer:
-    if found is None:
-        return AccessAnswer(
-            active=False,
-            status="none",
-            plan=None,
-            tier=None,
-            stale=False,
-            period_end=None,
-            trial_end=None,
-            cancel_at=None,
-            grace_until=None,
-            reason=OVER,
-        )
-    worth = standing(found, now, service.config.past_due_grace)
-    is_plan = wanted is None or wanted == found.plan.plan
-    reason = None
-    if not worth.is_active:
-        reason = UNPAID if found.is_live else OVER
-    elif not is_plan:
-        reason = (
-            f"The customer is on the plan {found.plan.plan}, not on {wanted}: "
-            "POST …/subscription/change moves it."
-        )
-    return AccessAnswer(
-        active=worth.is_active and is_plan,
-        status=found.status,
-        plan=found.plan.plan,
-        tier=found.plan.tier,
-        stale=stale,
-        period_end=found.period_end,
-        trial_end=found.state.trial_end,
-        cancel_at=found.state.cancel_at,
-        grace_until=worth.grace_until,
-        reason=reason,
     )
 
 
@@ -441,21 +358,6 @@ ROUTES: Final = (
         answers={200: Page[SubscriptionAnswer]},
         errors=("customer_not_found",),
         query=LIMIT,
-    ),
-    Route(
-        method="GET",
-        path="/v1/customers/{customer_id}/access",
-        operation="get_access",
-        summary="Whether a customer's subscription is in good standing.",
-        scope="customers:read",
-        handler=get_access,
-        tag="Money in",
-        answers={200: AccessAnswer},
-        errors=("customer_not_found", "subscription_required"),
-        query=(
-            Query("plan", "Only on this plan."),
-            Query("require", "1: a 403 unless active.", {"type": "string", "enum": ["1"]}),
-        ),
     ),
     Route(
         method="POST",

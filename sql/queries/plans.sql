@@ -133,9 +133,14 @@ WHERE
     ($2::text, $3::text, $4::text, $5::text, $6::text);
 
 -- subscriptions_old --
--- Live subscriptions whose period ended before $1 and that were not fetched since then.
-SELECT subscription_id
-FROM subscriptions
-WHERE is_live AND period_end < $1::timestamptz AND fetched_at < $1::timestamptz
-ORDER BY period_end
-LIMIT $2::integer;
+-- Live subscriptions whose period has ended, and that were not fetched since one of the times ($2)
+-- after that which have passed at $1: each is looked at once after each of them.
+SELECT DISTINCT s.subscription_id
+FROM unnest($2::interval[]) AS w (wait)
+INNER JOIN
+    subscriptions AS s
+    ON
+        s.is_live
+        AND s.period_end < $1::timestamptz - w.wait
+        AND s.fetched_at < s.period_end + w.wait
+LIMIT $3::integer;

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sql.pool import Pool
-from tests.shop import PAGES, START, Shop, shop
+from tests.shop import START, Shop, shop
 
 PRO: dict[str, Any] = {
     "name": "Pro",
