@@ -180,7 +180,7 @@ async def follow(described: Described, api: Api, path: str, target: str) -> None
 
 def name_of(item: Any) -> str:
     """What an item is known by: other members may change while a list is read."""
-    if "version" in item:
+    if "version" in item and "key" in item:
         return f"{item['key']}@{item['version']}"
     names = ("id", "journal_id", "code", "customer_id", "name", "key")
     return next(item[name] for name in names if name in item)
