@@ -16,6 +16,7 @@ from apscheduler.schedulers.asyncio import (  # pyright: ignore[reportMissingTyp
     AsyncIOScheduler,
 )
 
+from jobs.auto_top_up import auto_top_up
 from jobs.event_months import event_partitions
 from jobs.forget import forget_guards, forget_refusals
 from jobs.prove import prove_books
@@ -54,6 +55,13 @@ TIMETABLE: Final = (
         seconds_max=300,
         work=stripe_outbox,
         about="asks Stripe for what nobody waits for: refunds",
+    ),
+    Job(
+        name="auto_top_up",
+        every=timedelta(seconds=5),
+        seconds_max=300,
+        work=auto_top_up,
+        about="buys a pack by the saved card where credit is at or below the customer's threshold",
     ),
     Job(
         name="stripe_sweep",

@@ -14,6 +14,7 @@ import msgspec
 import stripe
 import structlog
 
+from jobs.stripe_card_calls import CardCalls
 from jobs.stripe_plan_calls import PlanCalls
 from jobs.stripe_shapes import (
     dispute_state,
@@ -42,6 +43,7 @@ LOOKED_MAX: Final = 10_000
 OWNERS: Final[Mapping[Kind, str]] = {
     "session": "customer",
     "intent": "customer",
+    "setup": "customer",
     "price": "product",
     "refund": "payment_intent",
 }
@@ -63,7 +65,7 @@ logging.getLogger("stripe").setLevel(logging.WARNING)
 stripe.enable_telemetry = False
 
 
-class Gateway(PlanCalls):
+class Gateway(PlanCalls, CardCalls):
     """The calls of `StripePort`, with one account's key."""
 
     def __init__(self, config: StripeConfig) -> None:
@@ -86,6 +88,7 @@ class Gateway(PlanCalls):
             "session": v1.checkout.sessions,
             "intent": v1.payment_intents,
             "refund": v1.refunds,
+            "setup": v1.setup_intents,
         }
 
     async def close(self) -> None:
@@ -261,6 +264,7 @@ def _fault_of(error: stripe.StripeError) -> StripeFault:
         words,
         code=code,
         request_id=error.request_id,
+        object_id=getattr(getattr(told, "payment_intent", None), "id", None),
         is_replayed=headers.get("idempotent-replayed") == "true",
     )
 

@@ -140,7 +140,7 @@ async def _fetch(service: Service, stripe: StripePort, object_id: str, kind: str
     if kind == "customer":
         if await stripe.is_deleted(object_id):
             return partial(_unlink, stripe_customer_id=object_id)
-        return _nothing
+        return await _fetch_card(service, stripe, object_id)
     if kind == "subscription":
         state = await stripe.subscription(object_id)
         return partial(apply_subscription, service, state=state)
@@ -157,6 +157,23 @@ async def _fetch(service: Service, stripe: StripePort, object_id: str, kind: str
         if invoice_id is not None:
             return partial(stripe_news.mark, object_id=invoice_id, kind="invoice")
     return partial(apply_payment, service, payment=payment)
+
+
+async def _fetch_card(service: Service, stripe: StripePort, object_id: str) -> Change:
+    """Whether the card that would be charged is another one than the bank has declined."""
+    async with transaction(service.pool) as conn:
+        known = await conn.fetchrow(queries.top_up_troubled, object_id)
+    if known is None:
+        return _nothing
+    card = next(iter(await stripe.cards(object_id)), None)
+    if card is None or card.fingerprint == known["bad_card"]:
+        return _nothing
+    return partial(_rearm, customer_no=known["customer_no"])
+
+
+async def _rearm(conn: Connection, *, customer_no: int) -> None:
+    """Nothing stands in the way of automatic top-up any more."""
+    await conn.execute(queries.top_up_worked, customer_no)
 
 
 async def _nothing(_: Connection) -> None:

@@ -111,7 +111,7 @@ def _paid(session: Any, intent: Any) -> tuple[Any, int, int, int | None]:
         if intent.status == "succeeded":
             return "paid", intent.amount_received, 0, listed
         return ("failed" if intent.status == "canceled" else "open"), 0, 0, listed
-    if session.mode == "subscription":  # the lines of its invoice are what is paid
+    if session.mode != "payment":  # an invoice is what is paid, or nothing is
         return ("failed" if session.status == "expired" else "open"), 0, 0, None
     totals = session.total_details
     tax = 0 if totals is None else totals.amount_tax

@@ -31,6 +31,8 @@ class CustomerAnswer(Struct, frozen=True, kw_only=True):
     subscription_status: str | None
     """As Stripe has it: active, trialing, past_due, …; null: there never was one."""
     plan_tier: str | None
+    top_up_trouble: str | None
+    """What keeps automatic top-up from charging: declined, authentication or no_card."""
     overage: OverageAnswer
     over_limit: bool
     """Whether it owes more than its overage policy allows: usage events are never refused."""
@@ -134,6 +136,7 @@ def _answer(row: Record, scale: int) -> CustomerAnswer:
         stripe_subscription_id=row["subscription_id"],
         subscription_status=row["subscription_status"],
         plan_tier=row["plan_tier"],
+        top_up_trouble=row["top_up_trouble"],
         overage=OverageAnswer(
             row["overage_policy"], None if limit is None else format_amount(limit, scale)
         ),

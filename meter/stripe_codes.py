@@ -55,6 +55,12 @@ STRIPE_CODES: Final[Mapping[str, Code]] = {
         "The change costs something else now than was expected: `amount_due_now` says what.",
         "Preview it again, and send its `proration_date` along with the amount.",
     ),
+    "payment_method_not_found": Code(
+        (404,),
+        "Payment method not found",
+        "The customer has no such saved card.",
+        "See `GET /v1/customers/{customer_id}/payment-methods`.",
+    ),
     "plan_not_found": Code(
         (404,), "Plan not found", "No plan of this key is for sale.", "See `GET /v1/plans`."
     ),

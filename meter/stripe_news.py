@@ -18,6 +18,9 @@ Outcome = Literal["marked", "ignored", "other_mode"]
 
 OF_INTENT: Final = ("charge.", "refund.", "radar.early_fraud_warning.")
 """Types whose objects name the intent that they belong to."""
+OF_CUSTOMER: Final = ("customer.deleted", "customer.updated")
+OF_CARD: Final = ("payment_method.", "setup_intent.succeeded")
+"""Types whose objects name the customer that saved a card, or lost one."""
 OF_NO_INVOICE: Final = ("invoice.upcoming", "invoice.created", "invoice.updated")
 """There is no such invoice, or nothing is paid of it yet."""
 
@@ -64,8 +67,10 @@ def target_of(event: Event) -> tuple[str, str] | None:
         return _named(found.get("subscription"), "subscription")
     if event.type.startswith("invoice.") and event.type not in OF_NO_INVOICE:
         return _named(found.get("id"), "invoice")
-    if event.type == "customer.deleted":
+    if event.type in OF_CUSTOMER:
         return _named(found.get("id"), "customer")
+    if event.type.startswith(OF_CARD):
+        return _named(found.get("customer"), "customer")
     return None
 
 

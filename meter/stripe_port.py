@@ -12,7 +12,7 @@ from msgspec import Struct
 
 LIVE_PREFIXES: Final = ("sk_live_", "rk_live_")
 
-Kind = Literal["customer", "product", "price", "session", "intent", "refund", "action"]
+Kind = Literal["customer", "product", "price", "session", "intent", "refund", "action", "setup"]
 """What is made at Stripe; an `action` is something done to a subscription."""
 FaultKind = Literal["declined", "refused", "missing", "busy", "limited", "unauthorized", "unknown"]
 """`declined`: a card. `refused`: it will never work so. `missing`: there is no such object. `busy`:
@@ -48,9 +48,12 @@ class StripeFault(Exception):
         *,
         code: str | None = None,
         request_id: str | None = None,
+        object_id: str | None = None,
         is_replayed: bool = False,
     ) -> None:
         super().__init__(words)
+        self.object_id = object_id
+        """Of a declined payment: its intent, which is there all the same."""
         self.is_replayed = is_replayed
         """Stripe will answer this key so for a day, whatever was done."""
         self.kind: FaultKind = kind
@@ -62,6 +65,21 @@ class StripeFault(Exception):
     def is_final(self) -> bool:
         """Whether the same call would fail again."""
         return self.kind in {"declined", "refused", "missing"}
+
+
+class Card(Struct, frozen=True, kw_only=True):
+    """A saved card (or another means of payment, without the card's members)."""
+
+    card_id: str
+    kind: str
+    brand: str | None
+    last4: str | None
+    exp_month: int | None
+    exp_year: int | None
+    fingerprint: str | None
+    """The same for the same card, however often it is saved. Never shown."""
+    is_default: bool
+    created_at: datetime
 
 
 class SubscriptionItem(Struct, frozen=True, kw_only=True):
@@ -282,6 +300,28 @@ class StripePort(Protocol):
 
     async def invoice_secret(self, invoice_id: str) -> str | None:
         """What the browser needs to pay an invoice. Never stored."""
+        ...
+
+    async def cards(self, customer_id: str) -> list[Card]:
+        """A customer's saved cards: the default first, then the newest."""
+        ...
+
+    async def card_owner(self, card_id: str) -> str | None:
+        """The customer that a card is saved for; None: nobody's, or there is no such card."""
+        ...
+
+    async def set_default_card(self, customer_id: str, card_id: str) -> None: ...
+
+    async def forget_card(self, card_id: str) -> None: ...
+
+    async def setup_secret(self, setup_id: str) -> str:
+        """What the browser needs to save a card. Never stored."""
+        ...
+
+    async def intent_status(self, intent_id: str) -> str: ...
+
+    async def cancel_intent(self, intent_id: str) -> str:
+        """Give up an intent; its status then, whatever it is."""
         ...
 
     async def is_deleted(self, customer_id: str) -> bool: ...

@@ -226,7 +226,15 @@ async def furnish_all(shop: Shop, customer_id: str = "acme") -> World:
     known = await shop.api.get(f"/v1/customers/{quote(customer_id, safe='')}/subscriptions")
     if not known.body["data"]:
         await shop.subscribe(customer_id=customer_id)
-    ids = {"pack": "starter", "purchase_id": bought["id"], "plan": "pro"}
+    [card, *_] = (
+        await shop.api.get(f"/v1/customers/{quote(customer_id, safe='')}/payment-methods")
+    ).body["data"]
+    ids = {
+        "pack": "starter",
+        "purchase_id": bought["id"],
+        "plan": "pro",
+        "payment_method": card["id"],
+    }
     return World(customer_id, {**world.ids, **ids})
 
 

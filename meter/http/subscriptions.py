@@ -315,7 +315,13 @@ async def pause(call: Call) -> Reply:
 
 _PLACE: Final = "/v1/customers/{customer_id}/subscription"
 _ERRORS: Final = ("customer_not_found", "subscription_not_found")
-_CHANGES: Final = ("plan_not_found", "currency_mismatch", "subscription_state", *STRIPE_ERRORS)
+_CHANGES: Final = (
+    "invalid_timestamp",
+    "plan_not_found",
+    "currency_mismatch",
+    "subscription_state",
+    *STRIPE_ERRORS,
+)
 
 
 def _action(name: str, summary: str, handler: Any, body: Any, example: Any) -> Route:

@@ -49,6 +49,7 @@ WHERE customer_no = $1::bigint;
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
     p.stripe_customer_id, p.subscription_id, p.subscription_status, p.plan_tier, p.metadata,
+    (SELECT t.trouble FROM auto_top_ups AS t WHERE t.customer_no = c.customer_no) AS top_up_trouble,
     c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
     p.updated_at,
     0 < (
@@ -70,6 +71,7 @@ WHERE c.customer_no = $1::bigint;
 SELECT
     c.customer_no, c.customer_id, p.name, p.email, p.time_zone, p.currency, p.rate_card,
     p.stripe_customer_id, p.subscription_id, p.subscription_status, p.plan_tier, p.metadata,
+    (SELECT t.trouble FROM auto_top_ups AS t WHERE t.customer_no = c.customer_no) AS top_up_trouble,
     c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
     p.updated_at,
     0 < (

@@ -77,18 +77,34 @@ async def play(database: Database, rounds: int = 1) -> None:
 
 
 async def sell_something(conn: Connection, customer_no: int) -> None:
-    """A pack, a call to Stripe, a delivery, an object that it marks, and where a list was read."""
+    """What is sold and to whom, a call to Stripe, a delivery, and an object that it marks."""
     await conn.execute(
         queries.pack_add,
         *("starter", "A pack", "credits", 10, 0, None, None, 50, '{"USD":100}', None, None),
         *(True, "{}"),
     )
+    month = timedelta(days=30)
+    now = await customers.now(conn)
+    await conn.execute(
+        queries.plan_add,
+        *("pro", "A plan", "pro", "credits", "USD", 2_000, "month", None, 10, 0, "renewal", 50),
+        *(False, None, None, None, True, "{}"),
+    )
+    await conn.execute(queries.plan_price_link, f"price_{customer_no}", "pro", 1)
+    await conn.execute(
+        queries.subscription_put,
+        *(customer_no, f"sub_{customer_no}", "active", "pro", 1, 1, f"price_{customer_no}", "{}"),
+        *(now, now + month, now),
+    )
+    await conn.execute(
+        queries.top_up_put, customer_no, True, "credits", 5, None, "starter", None, None
+    )
+    await conn.execute(queries.top_up_begin, customer_no, 1, "top-up", "pm_1", "a\ttab", "USD", 100)
     params = {"metadata": {"user_id": "a\ttab"}}
     name = f"customer-{customer_no}"
     await stripe_calls.note(
         conn, StripeCall(name=name, kind="customer", params=params, customer_no=customer_no)
     )
-    now = await customers.now(conn)
     event = stripe_news.read_event(
         msgspec.json.encode(
             {

@@ -24,6 +24,7 @@ NAMES = {
     "drawdown_holds_overdue",
     "drawdown_job_overdue_seconds",
     "drawdown_invariant_failures",
+    "drawdown_duplicate_subscriptions",
     "drawdown_stripe_deliveries",
     "drawdown_outbox_age_seconds",
 }

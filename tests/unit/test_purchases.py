@@ -238,7 +238,8 @@ def test_line_of_an_invoice_has_one_purchase() -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        {"kind": "plan"},
+        {"kind": "plan", "expires_at": NOW},
+        {"kind": "plan", "invoice_id": "i"},
         {"kind": "plan", "invoice_id": "i", "line_id": "l"},
         {"expires_at": NOW},
         {"invoice_id": "i", "line_id": "l"},

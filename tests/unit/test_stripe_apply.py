@@ -42,6 +42,7 @@ def session(**members: Any) -> Any:
         **{
             "id": "cs_1",
             "object": "checkout.session",
+            "mode": "payment",
             "status": "complete",
             "payment_status": "paid",
             "payment_intent": "pi_1",
