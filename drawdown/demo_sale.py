@@ -1,4 +1,4 @@
-"""The demo's sale: a pack bought at the stand-in for Stripe, with deliveries that go wrong."""
+"""The demo's sales at Stripe's stand-in: a pack, with deliveries that go wrong, and a plan."""
 
 from collections.abc import Awaitable, Sequence
 from decimal import Decimal
@@ -18,6 +18,11 @@ BONUS: Final = 5_000
 PRICE: Final = Decimal(100)
 USED: Final = 400
 REFUND: Final = Decimal(25)
+SUBSCRIBER: Final = "demo-subscriber"
+PLAN: Final = "demo"
+PLAN_CREDITS: Final = 30_000
+PLAN_PRICE: Final = Decimal(20)
+PAGES: Final = {"success_url": "https://example.com/ok", "cancel_url": "https://example.com/no"}
 
 
 class Call(Protocol):
@@ -34,7 +39,7 @@ class Call(Protocol):
 
 
 class Sale:
-    """Sells one pack, has it paid, spends of it, and gives a part of the money back."""
+    """Sells one pack, has it paid, spends of it, gives a part of the money back; starts a plan."""
 
     def __init__(
         self, call: Call, session: aiohttp.ClientSession, sandbox: Sandbox, run: str
@@ -55,7 +60,42 @@ class Sale:
         await self._job("stripe_inbox")
         shown = msgspec.json.decode(await self.call("GET", path), type=PurchaseShown)
         after = await self._available()
-        return self._told(shown, after - before), self._wrong(shown, after - before)
+        told, wrong = self._told(shown, after - before), self._wrong(shown, after - before)
+        told_of_plan, wrong_of_plan = await self._subscribe()
+        return told + told_of_plan, wrong + wrong_of_plan
+
+    async def _subscribe(self) -> tuple[list[str], list[str]]:
+        """Start a plan, unless an earlier run has; what to tell, and what is wrong."""
+        place = f"/v1/customers/{SUBSCRIBER}"
+        await self.call("PUT", place, {"name": "Demo"}, (200, 201))
+        plan = {
+            "name": "Demo plan",
+            "tier": "demo",
+            "price": {"amount": str(PLAN_PRICE), "currency": "USD"},
+            "interval": "month",
+            "credits": str(PLAN_CREDITS),
+            "requires_subscription": True,
+        }
+        await self.call("PUT", f"/v1/plans/{PLAN}", plan, (200, 201))
+        shown = await self._seen(f"{place}/access")
+        if not shown["active"]:
+            asked = {"customer_id": SUBSCRIBER, "plan": PLAN, **PAGES}
+            opened: dict[str, Any] = msgspec.json.decode(
+                await self.call("POST", "/v1/checkout", asked, (201,), f"{self.run_name}/plan")
+            )
+            await self._control(f"checkout/{opened['id']}/complete", {})
+            await self._job("stripe_inbox")
+            shown = await self._seen(f"{place}/access?require=1")
+        has = Decimal((await self._seen(f"{place}/balance"))["available"])
+        told = [
+            f"plan       {SUBSCRIBER} is {shown['status']} on the plan {shown['plan']} until "
+            f"{shown['period_end']}: {has:,f} credits for {PLAN_PRICE} USD a month"
+        ]
+        wrong = [] if has == PLAN_CREDITS else [f"{SUBSCRIBER} has {has:,f}, not {PLAN_CREDITS:,}"]
+        return told, wrong
+
+    async def _seen(self, path: str) -> dict[str, Any]:
+        return msgspec.json.decode(await self.call("GET", path))
 
     async def _buy(self) -> str:
         """Buy a pack: deliveries come last one first, and one of them twice. The purchase's id."""
@@ -70,8 +110,7 @@ class Sale:
             },
             (200, 201),
         )
-        pages = {"success_url": "https://example.com/ok", "cancel_url": "https://example.com/no"}
-        asked = {"customer_id": BUYER, "pack": PACK, **pages}
+        asked = {"customer_id": BUYER, "pack": PACK, **PAGES}
         opened: dict[str, Any] = msgspec.json.decode(
             await self.call("POST", "/v1/checkout", asked, (201,), f"{self.run_name}/buy")
         )

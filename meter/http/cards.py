@@ -1,5 +1,6 @@
 """Saved cards, and the top-up that charges them."""
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +34,7 @@ from meter.top_ups import TopUp
 from sql import queries
 from sql.pool import transaction
 
+_CARD_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 NO_CARD: Final = "There is no saved card: POST /v1/setup lets the customer save one."
 
 
@@ -170,11 +172,12 @@ async def forget_card(call: Call) -> Reply:
 async def _on_card(call: Call, *, forget: bool) -> Reply:
     stripe, card_id = port(call.service), call.ids[1]
     customer = await _at_stripe(call)
+    missing = ProblemError(404, "payment_method_not_found", "The customer has no such saved card.")
+    if customer is None or _CARD_ID.fullmatch(card_id) is None:
+        raise missing
     try:
-        if customer is None or await stripe.card_owner(card_id) != customer:
-            raise ProblemError(
-                404, "payment_method_not_found", "The customer has no such saved card."
-            )
+        if await stripe.card_owner(card_id) != customer:
+            raise missing
         if forget:
             await stripe.forget_card(card_id)
         else:

@@ -39,6 +39,7 @@ CODES_OF_IDS = {
     "meter": "meter_not_found",
     "rate_card": "rate_card_not_found",
     "purchase_id": "purchase_not_found",
+    "payment_method": "payment_method_not_found",
 }
 
 
