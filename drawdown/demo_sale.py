@@ -7,9 +7,9 @@ from typing import Any, Final, Protocol
 import aiohttp
 import msgspec
 
-from drawdown.commands.stripe import lines_of
 from drawdown.sandbox_process import Sandbox
 from meter.http.purchases import PurchaseShown
+from meter.http.why import lines_of, verdict
 
 BUYER: Final = "demo-buyer"
 PACK: Final = "demo"
@@ -152,6 +152,7 @@ class Sale:
             "           its deliveries came last one first, one of them twice;"
             f" {USED} used, {REFUND} USD refunded: {change:,f} left",
             *(f"  {line}" for line in lines_of(shown)),
+            f"  so       {verdict(shown)}",
         ]
 
     def _wrong(self, shown: PurchaseShown, change: Decimal) -> list[str]:

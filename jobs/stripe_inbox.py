@@ -35,6 +35,8 @@ LEASE: Final = timedelta(seconds=120)
 """Longer than fetching and applying take."""
 ATTEMPTS_MAX: Final = 12
 """Then a person has to look: some hours have passed."""
+INVOICED_WITHIN: Final = timedelta(days=4)
+"""An invoice may be a draft, or unpaid, for that long before it is paid."""
 WAIT_FIRST: Final = timedelta(seconds=5)
 WAIT_MAX: Final = timedelta(hours=1)
 
@@ -142,8 +144,7 @@ async def _fetch(service: Service, stripe: StripePort, object_id: str, kind: str
             return partial(_unlink, stripe_customer_id=object_id)
         return await _fetch_card(service, stripe, object_id)
     if kind == "subscription":
-        state = await stripe.subscription(object_id)
-        return partial(apply_subscription, service, state=state)
+        return await _fetch_subscription(service, stripe, object_id)
     if kind == "invoice":
         invoice = await stripe.invoice(object_id)
         if invoice.subscription_id is None or invoice.status != "paid":
@@ -157,6 +158,27 @@ async def _fetch(service: Service, stripe: StripePort, object_id: str, kind: str
         if invoice_id is not None:
             return partial(stripe_news.mark, object_id=invoice_id, kind="invoice")
     return partial(apply_payment, service, payment=payment)
+
+
+async def _fetch_subscription(service: Service, stripe: StripePort, object_id: str) -> Change:
+    """A subscription; where it is new or has begun another period, with the invoices since.
+
+    So an invoice is found also when its own news was lost for longer than Stripe keeps it.
+    """
+    state = await stripe.subscription(object_id)
+    async with transaction(service.pool) as conn:
+        known = await conn.fetchrow(queries.subscription_known, state.customer_id, object_id)
+    invoices: list[str] = []
+    if known is None or any(one.period_end > known["period_end"] for one in state.items):
+        since = state.started_at if known is None else known["fetched_at"] - INVOICED_WITHIN
+        invoices = await stripe.invoices_since(object_id, since)
+
+    async def change(conn: Connection) -> None:
+        await apply_subscription(service, conn, state=state)
+        for invoice_id in invoices:
+            await stripe_news.mark(conn, invoice_id, "invoice")
+
+    return change
 
 
 async def _fetch_card(service: Service, stripe: StripePort, object_id: str) -> Change:

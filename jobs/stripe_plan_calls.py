@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Any, Literal, cast
 
 from jobs.stripe_plan_shapes import (
@@ -73,6 +74,11 @@ class PlanCalls(ABC):
         return invoice_state(
             invoice, lines, [await self.payment("intent", intent_id) for intent_id in paid]
         )
+
+    async def invoices_since(self, subscription_id: str, since: datetime) -> list[str]:
+        """See `StripePort`."""
+        asked = {"subscription": subscription_id, "created": {"gte": int(since.timestamp())}}
+        return [one.id async for one in self._all(self._v1.invoices.list_async, asked)]
 
     async def invoice_of(self, intent_id: str) -> str | None:
         """See `StripePort`."""

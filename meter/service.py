@@ -46,6 +46,9 @@ SETTLE_CHUNK: Final = 200
 SETTLE_ROUNDS_MAX: Final = 100
 NEWS_JOBS: Final = "stripe_"
 """How the names of the jobs begin that exchange news with Stripe."""
+LISTING_JOB: Final = "stripe_sweep"
+LISTED_EVERY: Final = timedelta(minutes=10)
+"""How often that one reads Stripe's lists; the others go with every instant."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -112,6 +115,7 @@ class Service:
         self.jobs: JobsPort | None = None
         self.stripe: StripePort | None = None
         self.companion: Companion | None = None
+        self._listed_at: datetime | None = None
         """Who lives by our clock, in a sandbox."""
         self._clock_lock = asyncio.Lock()
         self.is_draining = False
@@ -344,9 +348,14 @@ class Service:
         """Run every job that exchanges news with Stripe. One that fails is in its own record."""
         if self.jobs is None:
             return
+        async with transaction(self.pool) as conn:
+            now = await customers.now(conn)
+        is_listed = self._listed_at is not None and now - self._listed_at < LISTED_EVERY
         for name in self.jobs.names():
-            if name.startswith(NEWS_JOBS):
+            if name.startswith(NEWS_JOBS) and not (is_listed and name == LISTING_JOB):
                 await self.jobs.run(name)
+        if not is_listed:
+            self._listed_at = now
 
 
 def refused(outcome: Outcome) -> ProblemError:

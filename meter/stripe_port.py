@@ -290,6 +290,10 @@ class StripePort(Protocol):
         """An invoice with all its lines, and refunds and disputes of what paid it."""
         ...
 
+    async def invoices_since(self, subscription_id: str, since: datetime) -> list[str]:
+        """The ids of a subscription's invoices that were made from then on."""
+        ...
+
     async def invoice_of(self, intent_id: str) -> str | None:
         """The invoice that an intent pays; None: it is of none."""
         ...

@@ -180,8 +180,10 @@ async def change_now(doing: Doing, one: Subscription, wanted: Wanted) -> Made:
 
     async def give(conn: Connection, made: Made) -> None:
         """Credits at once for a change that nothing is billed for: the plan says so."""
+        if wanted.proration != "none" or one.plan.period != wanted.plan.period:
+            return  # an invoice pays for it
         more = credits_more(one, wanted, await customers.now(conn))
-        if wanted.proration != "none" or more == 0 or one.plan.period != wanted.plan.period:
+        if more == 0:
             return
         request = GrantCredit(
             customer_no=one.customer_no,

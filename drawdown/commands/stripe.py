@@ -16,6 +16,7 @@ from ledger.purchases import PurchaseAnswer
 from ledger.state import Settings as BookSettings
 from meter import stripe_news
 from meter.http.purchases import PurchaseShown
+from meter.http.why import lines_of, verdict
 from meter.purchase_story import story_of
 from sql import queries
 
@@ -66,6 +67,7 @@ def why(purchase: str, as_json: bool, data: Path | None) -> None:
         return
     for line in lines_of(shown):
         click.echo(line)
+    click.echo(f"so       {verdict(shown)}")
 
 
 async def _why(settings: Settings, data: Path | None, owner: PurchaseRef) -> PurchaseShown:
@@ -80,44 +82,3 @@ async def _why(settings: Settings, data: Path | None, owner: PurchaseRef) -> Pur
             raise StartError("there is no such purchase")
         story = await story_of(conn, owner)
     return PurchaseShown(**msgspec.structs.asdict(found[0]), story=story)
-
-
-def lines_of(shown: PurchaseShown) -> list[str]:
-    """The story, a line for each fact, in the order of what leads to what."""
-    story = shown.story
-    price = f"{shown.amount} {shown.currency}"
-    lines = [
-        f"{shown.id} of {shown.customer_id}: {shown.product} x {shown.quantity}, {price},"
-        f" {shown.status}",
-    ]
-    for call in story.calls:
-        told = f": {call.error}" if call.error else ""
-        lines.append(f"asked    {call.kind:<9}{call.status:<9}{call.object_id or ''}{told}")
-    lines += [f"told     {one.created_at:%Y-%m-%d %H:%M:%S} {one.type}" for one in story.news]
-    for one in story.objects:
-        told = f": {one.error}" if one.error else ""
-        lines.append(f"fetched  {one.kind:<9}{one.status:<9}{one.object_id}{told}")
-    lines += [
-        f"booked   {one.created_at:%Y-%m-%d %H:%M:%S} {one.kind} {one.id}" for one in story.journals
-    ]
-    return [*lines, f"so       {verdict(shown)}"]
-
-
-def verdict(shown: PurchaseShown) -> str:
-    """Where it stopped, in words."""
-    story = shown.story
-    if shown.status == "parked":
-        return "another amount or currency was paid than was asked for: a person decides"
-    if parked := [one for one in story.objects if one.status == "parked"]:
-        return f"news of {parked[0].object_id} can't be applied: {parked[0].error}"
-    if waiting := [one for one in story.objects if one.status == "waiting"]:
-        return f"news of {waiting[0].object_id} is not applied yet: the job stripe_inbox does that"
-    if shown.status == "credited":
-        return "it was paid and credited; what came back of it is above"
-    if shown.status == "failed":
-        return "it was not paid: expired, canceled or declined"
-    if not any(call.status == "done" for call in story.calls):
-        return "nothing is there to pay yet: Stripe was not reached, or nobody asked again"
-    if not story.news:
-        return "nobody has paid, or no delivery arrives: `drawdown job stripe_sweep` looks for both"
-    return "it is not paid yet"

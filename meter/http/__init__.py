@@ -20,6 +20,7 @@ from meter.http import (
     rerates,
     subscriptions,
     webhook,
+    why,
 )
 from meter.route import Route
 
@@ -40,5 +41,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *cards.ROUTES,
     *billing.ROUTES,
     *webhook.ROUTES,
+    *why.ROUTES,
     *operate.ROUTES,
 )

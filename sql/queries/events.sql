@@ -326,3 +326,27 @@ WHERE
 -- meter_rebuilds_read --
 -- Up to which time each meter counts a customer's events that are older than itself.
 SELECT meter_no, through FROM meter_rebuilds WHERE customer_no = $1::bigint;
+
+-- event_guard_read --
+-- When an event happened and when it came; no row: it never came, or over 35 days ago.
+SELECT time, received_at
+FROM event_guards
+WHERE customer_no = $1::bigint AND source = $2::text AND id = $3::text;
+
+-- event_meters_read --
+-- What waits of an event to be charged, and why; and which meters could not read it ($4 is its
+-- time), and why.
+SELECT m.meter, u.refusal AS reason, 'waiting' AS what
+FROM unrated_events AS u
+INNER JOIN meters AS m ON u.meter_no = m.meter_no
+WHERE u.customer_no = $1::bigint AND u.source = $2::text AND u.id = $3::text
+UNION ALL
+SELECT m.meter, r.reason, 'rejected' AS what
+FROM meter_rejects AS r
+INNER JOIN meters AS m ON r.meter_no = m.meter_no
+WHERE
+    r.customer_no = $1::bigint
+    AND r.time = $4::timestamptz
+    AND r.source = $2::text
+    AND r.id = $3::text
+ORDER BY what, meter;

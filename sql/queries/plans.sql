@@ -144,3 +144,10 @@ INNER JOIN
         AND s.period_end < $1::timestamptz - w.wait
         AND s.fetched_at < s.period_end + w.wait
 LIMIT $3::integer;
+
+-- subscription_known --
+-- The period of a subscription that was known last, and when that was.
+SELECT s.period_end, s.fetched_at
+FROM profiles AS p
+INNER JOIN subscriptions AS s ON p.customer_no = s.customer_no
+WHERE p.stripe_customer_id = $1::text AND s.subscription_id = $2::text;

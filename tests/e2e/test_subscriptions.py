@@ -372,6 +372,18 @@ async def test_late_news_is_fetched_and_stale_if_stripe_is_away(half: Shop) -> N
     assert (found["stale"], found["period_end"]) == (False, "2030-03-01T12:00:00Z")
 
 
+async def test_renewals_are_found_after_months_without_news(half: Shop) -> None:
+    # Nothing ran here, and Stripe keeps its list of events for 30 days only.
+    await half.api.grant("1", expires_at="2031-01-01T00:00:00Z")
+    await half.control("webhooks", mode="drop")
+    await half.sleep(timedelta(days=85))
+    await half.job("stripe_sweep")
+    await half.apply()
+    listed = (await half.api.get("/v1/purchases?customer_id=acme")).body["data"]
+    assert [one["status"] for one in listed] == ["credited"] * 4
+    assert await half.api.posted() == ("3001", "0", "3001")
+
+
 async def test_customer_can_act_in_the_portal(half: Shop) -> None:
     answer = await half.api.post(
         "/v1/portal", {"customer_id": "acme", "return_url": "https://app.example/back"}

@@ -7,7 +7,7 @@ own state.
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any, ClassVar, TypeVar
 
@@ -87,16 +87,7 @@ class Till:
 
     def later(self, by: timedelta) -> None:
         """Both clocks go on, and nobody runs a job."""
-        self.run(self._later(by))
-
-    async def _later(self, by: timedelta) -> None:
-        now = await self.pool.fetchval(
-            "UPDATE installation SET clock_offset = clock_offset + $1 RETURNING "
-            "clock_timestamp() + clock_offset",
-            by,
-        )
-        assert isinstance(now, datetime)
-        await self.sale.standin.walk(now)
+        self.run(self.sale.sleep(by))
 
 
 class Selling(RuleBasedStateMachine):

@@ -111,9 +111,10 @@ class Subscribing(RuleBasedStateMachine):
     def work(self, job: str) -> None:
         self.till.run(self.till.sale.job(job))
 
-    @rule(days=st.sampled_from([1, 4, 10, 31]))
+    @rule(days=st.sampled_from([1, 4, 10, 25]))
     def wait(self, days: int) -> None:
         self.till.later(timedelta(days=days))
+        self.work("stripe_sweep")  # Stripe's list goes back for 30 days
 
     # The end
 
@@ -158,7 +159,7 @@ class Subscribing(RuleBasedStateMachine):
             assert one["quantity"] == item["quantity"]
             assert _seconds(one["period_end"]) == item["current_period_end"]
         live = [one for one in shown if one["status"] not in ("canceled", "incomplete_expired")]
-        assert [one["duplicate"] for one in live] == [False] * len(live[:1])
+        assert [one["duplicate"] for one in live] == [number > 0 for number in range(len(live))]
 
     def look_at_credits(self) -> None:
         """Each purchase is a line (or a change) of a paid invoice, and each of those is one."""
@@ -257,5 +258,5 @@ def till(database: Database) -> Generator[Till]:
 
 def test_every_life_of_a_subscription_gives_what_its_invoices_say(till: Till) -> None:
     Subscribing.till = till
-    settings = tries(10, 300, stateful_step_count=size(20, 50))
+    settings = tries(60, 300, stateful_step_count=size(30, 50))
     run_state_machine_as_test(Subscribing, settings=settings)
