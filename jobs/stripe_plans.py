@@ -51,7 +51,10 @@ async def apply_invoice(
     """
     customer_no = await _owner(service, conn, state)
     known = await plans.of_prices(conn, {line.price_id for line in invoice.lines if line.price_id})
-    given = allotments(invoice, state, known)
+    ends = {line.ends for line in invoice.lines if line.is_proration}
+    rows = await conn.fetch(queries.plan_periods, customer_no, list(ends))
+    periods = {row["expires_at"]: row["effective_at"] for row in rows}
+    given = allotments(invoice, state, known, periods)
     ordered = _ordered(service, state)
     for one in given:
         request = OpenPurchase(

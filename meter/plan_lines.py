@@ -35,14 +35,18 @@ class Allotment(Struct, frozen=True, kw_only=True):
 
 
 def allotments(
-    invoice: InvoiceState, subscription: SubscriptionState, plans: Mapping[str, Plan]
+    invoice: InvoiceState,
+    subscription: SubscriptionState,
+    plans: Mapping[str, Plan],
+    periods: Mapping[datetime, datetime],
 ) -> list[Allotment]:
     """What a paid invoice gives, in the order of its lines. Raises MissingPeriod.
 
     A line of a whole period gives the version's credits for each seat; one of a trial only those of
     the trial; the lines of one change together what the new price gives more than the old one in
     what was left of the period, and nothing where it gives less. What was paid is shared among all
-    lines that cost something: credit for unused time lowers what the others have cost.
+    lines that cost something: credit for unused time lowers what the others have cost. `periods`:
+    when those began, by their ends, that the subscription may have left since.
     """
     shares = _shares(invoice)
     found: list[Allotment] = []
@@ -70,7 +74,7 @@ def allotments(
         )
     changes.sort(key=_period)
     for _, group in groupby(changes, key=_period):
-        change = _of_change(list(group), subscription, plans, shares)
+        change = _of_change(list(group), subscription, plans, periods, shares)
         if change is not None:
             found.append(change)
     return [one for one in found if one.credits > 0 and one.starts < one.ends]
@@ -92,6 +96,7 @@ def _of_change(
     lines: Sequence[InvoiceLine],
     subscription: SubscriptionState,
     plans: Mapping[str, Plan],
+    periods: Mapping[datetime, datetime],
     shares: Mapping[str, tuple[int, int]],
 ) -> Allotment | None:
     """What one change gives; None: nothing, it is a downgrade or only credit for unused time."""
@@ -108,7 +113,7 @@ def _of_change(
         line_id=new[-1].line_id,
         plan=plan,
         quantity=max(1, new[-1].quantity),
-        credits=part_of(more, plan.period, subscription, starts, ends),
+        credits=part_of(more, plan.period, subscription, starts, ends, periods),
         listed=sum(line.amount for line in lines),
         captured=sum(shares[line.line_id][0] for line in new),
         tax=sum(shares[line.line_id][1] for line in new),
@@ -118,13 +123,18 @@ def _of_change(
 
 
 def part_of(
-    credits: int, period: Period, subscription: SubscriptionState, at: datetime, ends: datetime
+    credits: int,
+    period: Period,
+    subscription: SubscriptionState,
+    at: datetime,
+    ends: datetime,
+    periods: Mapping[datetime, datetime] | None = None,
 ) -> int:
     """Of the credits of a whole period those of what is left of it at `at`; never below 0.
 
     Raises MissingPeriod.
     """
-    starts = period_start(subscription, period, ends)
+    starts = period_start(subscription, period, ends, periods or {})
     left, whole = ends - at, ends - starts
     if not 0 < left.total_seconds() <= whole.total_seconds():
         raise MissingPeriod(f"{at.isoformat()} is not in the period that ends {ends.isoformat()}")
@@ -133,11 +143,18 @@ def part_of(
     )
 
 
-def period_start(subscription: SubscriptionState, period: Period, ends: datetime) -> datetime:
-    """When the period began that ends then: by the items, else counted from the anchor."""
+def period_start(
+    subscription: SubscriptionState,
+    period: Period,
+    ends: datetime,
+    periods: Mapping[datetime, datetime],
+) -> datetime:
+    """When the period began that ends then: by the items, by what was paid, else by the anchor."""
     for item in subscription.items:
         if item.period_end == ends:
             return item.period_start
+    if ends in periods:
+        return periods[ends]
     anchor, months = subscription.anchor, MONTHS[period]
     about = ((ends.year - anchor.year) * 12 + ends.month - anchor.month) // months
     for number in (about - 1, about, about + 1):

@@ -151,3 +151,15 @@ SELECT s.period_end, s.fetched_at
 FROM profiles AS p
 INNER JOIN subscriptions AS s ON p.customer_no = s.customer_no
 WHERE p.stripe_customer_id = $1::text AND s.subscription_id = $2::text;
+
+-- plan_periods --
+-- When the periods of a customer began that end at $2: by lines that paid for whole ones.
+SELECT p.expires_at, min(p.effective_at) AS effective_at
+FROM purchases AS p
+INNER JOIN plans AS x ON p.product = x.plan || '@' || x.version
+WHERE
+    p.customer_no = $1::bigint
+    AND p.kind = 'plan'
+    AND p.expires_at = any($2::timestamptz[])
+    AND p.amount = x.amount * p.quantity
+GROUP BY p.expires_at;

@@ -258,5 +258,5 @@ def till(database: Database) -> Generator[Till]:
 
 def test_every_life_of_a_subscription_gives_what_its_invoices_say(till: Till) -> None:
     Subscribing.till = till
-    settings = tries(60, 300, stateful_step_count=size(30, 50))
+    settings = tries(10, 200, stateful_step_count=size(20, 40))
     run_state_machine_as_test(Subscribing, settings=settings)

@@ -86,7 +86,7 @@ def invoice(*lines: InvoiceLine, paid: int | None = None) -> InvoiceState:
 
 
 def given(*lines: InvoiceLine, paid: int | None = None, sub: SubscriptionState = SUB) -> list[Any]:
-    found = allotments(invoice(*lines, paid=paid), sub, PLANS)
+    found = allotments(invoice(*lines, paid=paid), sub, PLANS, {})
     return [(one.plan.plan, one.credits, one.captured, one.tax) for one in found]
 
 
@@ -146,6 +146,12 @@ def test_period_that_has_gone_by_is_counted_from_the_anchor() -> None:
     moved = replace(SUB, items=(item,))
     assert part_of(400, "month", moved, MID, FEB) == 200
     assert part_of(-400, "month", moved, MID, FEB) == 0
+
+
+def test_period_that_was_left_is_known_by_what_was_paid() -> None:
+    left = datetime(2030, 2, 24, tzinfo=UTC)
+    began = datetime(2030, 2, 4, tzinfo=UTC)
+    assert part_of(400, "month", SUB, MID, left, {left: began}) == 200
 
 
 def test_change_in_no_known_period_is_never_zero() -> None:
