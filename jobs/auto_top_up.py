@@ -118,7 +118,9 @@ async def _begin(
     assert wanted is not None, "it is locked"
     pack = await packs.latest(conn, wanted.pack)
     known = await conn.fetchrow(queries.stripe_customer_read, customer_no)
-    if pack is None or not pack.is_active or pack.asset != wanted.asset or known is None:
+    if pack is None or not pack.is_active or pack.asset != wanted.asset:
+        return None
+    if known is None or known["closed_at"] is not None:
         return None
     currency = checkout.currency_of(pack, known["currency"])
     used = Used(

@@ -1,7 +1,8 @@
 """What subscriptions and their invoices at Stripe make of our books."""
 
+from collections.abc import Sequence
+
 import msgspec
-import structlog
 from msgspec import structs
 
 from jobs.stripe_apply import Foreign, decisions
@@ -14,31 +15,32 @@ from meter import plans, subscriptions
 from meter.plan_lines import Allotment, allotments
 from meter.service import Service
 from meter.stripe_port import InvoiceState, Payment, SubscriptionState
+from meter.subscriptions import ENDED
 from sql import queries
 from sql.pool import Connection
-
-log = structlog.get_logger()
 
 
 async def apply_subscription(
     service: Service, conn: Connection, *, state: SubscriptionState
 ) -> None:
     """Keep a subscription as it is now, and what follows of it for its customer. Raises Foreign."""
-    customer_no = await _owner(service, conn, state)
+    customer_no = await _owner(service, conn, state, [item.price_id for item in state.items])
     await subscriptions.keep(service, conn, customer_no, state)
 
 
-async def _owner(service: Service, conn: Connection, state: SubscriptionState) -> int:
-    """Whose it is: by the customer at Stripe, else by our mark. Its price has to be one of ours."""
-    known = await plans.of_prices(conn, [item.price_id for item in state.items])
-    if not known:
+async def _owner(
+    service: Service, conn: Connection, state: SubscriptionState, prices: Sequence[str]
+) -> int:
+    """Whose it is: by the customer at Stripe, else by our mark. A price has to be one of ours."""
+    if not await plans.of_prices(conn, prices):
         raise Foreign("it is of no plan of ours")
     marks = state.marks
     ours = marks.get("user_id") if marks.get("drawdown") == service.installation_id else None
     customer_no = await conn.fetchval(queries.stripe_customer_find, state.customer_id, ours)
     if customer_no is None:
         raise Foreign("its customer is none of ours")
-    await conn.execute(queries.stripe_customer_link, customer_no, state.customer_id)
+    if state.status not in ENDED:  # a customer that was deleted at Stripe is not linked again
+        await conn.execute(queries.stripe_customer_link, customer_no, state.customer_id)
     return customer_no
 
 
@@ -49,8 +51,9 @@ async def apply_invoice(
 
     Each line (or change) is a purchase of its own, credited once. Raises Foreign, MissingPeriod.
     """
-    customer_no = await _owner(service, conn, state)
-    known = await plans.of_prices(conn, {line.price_id for line in invoice.lines if line.price_id})
+    prices = [line.price_id for line in invoice.lines if line.price_id]
+    customer_no = await _owner(service, conn, state, prices)
+    known = await plans.of_prices(conn, prices)
     ends = {line.ends for line in invoice.lines if line.is_proration}
     rows = await conn.fetch(queries.plan_periods, customer_no, list(ends))
     periods = {row["expires_at"]: row["effective_at"] for row in rows}

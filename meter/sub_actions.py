@@ -43,12 +43,19 @@ class _Claimed(Struct, frozen=True):
     id: str
 
 
+class Told(Struct, frozen=True):
+    """How an action left its subscription, and when; the same however often it is asked for."""
+
+    object_id: str
+    state: SubscriptionState
+    at: datetime
+
+
 class Doing(Struct, frozen=True, kw_only=True):
-    """A claimed key, and whose subscription it is about."""
+    """A claimed key: what is done under it is done once."""
 
     service: Service
     customer_no: int
-    subscription_id: str
     name: str
     """Calls made for it are named after it."""
     is_replayed: bool
@@ -56,11 +63,12 @@ class Doing(Struct, frozen=True, kw_only=True):
     async def do(
         self,
         what: str,
+        one: Subscription,
         params: Mapping[str, Any] | None = None,
         *,
         to: str | None = None,
         then: stripe_calls.Then | None = None,
-    ) -> Made:
+    ) -> Told:
         """Do one thing, or tell what was done; the subscription is kept as it is then.
 
         `to`: what it is done to, if not to the subscription itself. Raises StripeFault.
@@ -72,40 +80,46 @@ class Doing(Struct, frozen=True, kw_only=True):
             customer_no=self.customer_no,
             params={
                 "do": what,
-                "id": to or self.subscription_id,
+                "id": to or one.subscription_id,
                 "with": dict(params or {}),
-                "subscription": self.subscription_id,
+                "subscription": one.subscription_id,
             },
         )
         async with transaction(service.pool) as conn:
             await stripe_calls.note(conn, call)
 
         async def keep(conn: Connection, made: Made) -> None:
-            await subscriptions.keep(service, conn, self.customer_no, state_of(made))
+            assert made.subscription is not None, "an action tells it"
+            await subscriptions.keep(service, conn, self.customer_no, made.subscription)
             if then is not None:
                 await then(conn, made)
 
-        return await stripe_calls.send(service, name, keep)
+        await stripe_calls.send(service, name, keep)
+        told = await self.told(what)
+        assert told is not None, "it was done"
+        return told
 
-    async def done(self, *whats: str) -> Made | None:
-        """What one of these had led to when the same request came before."""
-        if not self.is_replayed:
-            return None
+    async def told(self, *whats: str) -> Told | None:
+        """What the first of these that was done has led to."""
         async with transaction(self.service.pool) as conn:
             for what in whats:
                 row = await conn.fetchrow(queries.stripe_call_read, f"{self.name}-{what}")
                 if row is not None and row["object_id"] is not None:
-                    return msgspec.json.decode(row["answer"], type=Made)
+                    made = msgspec.json.decode(row["answer"], type=Made)
+                    assert made.subscription is not None, "an action tells it"
+                    return Told(made.object_id, made.subscription, row["done_at"])
         return None
 
+    async def is_begun(self, *whats: str) -> bool:
+        """Whether one of these may have been sent."""
+        async with transaction(self.service.pool) as conn:
+            for what in whats:
+                if await conn.fetchrow(queries.stripe_call_read, f"{self.name}-{what}"):
+                    return True
+        return False
 
-def state_of(made: Made) -> SubscriptionState:
-    """How an action left its subscription."""
-    assert made.subscription is not None, "an action tells it"
-    return made.subscription
 
-
-async def begin(call: Call, customer_no: int, operation: str, subscription_id: str) -> Doing:
+async def begin(call: Call, customer_no: int, operation: str) -> Doing:
     """Claim the request's key. Raises ProblemError 422 if it was another request's."""
     service, body = call.service, call.body
     assert body is not None
@@ -125,13 +139,7 @@ async def begin(call: Call, customer_no: int, operation: str, subscription_id: s
             return f"{operation}-{claimed.id}-{epoch}", result.is_replayed
 
     name, is_replayed = await service.retried(claim)
-    return Doing(
-        service=service,
-        customer_no=customer_no,
-        subscription_id=subscription_id,
-        name=name,
-        is_replayed=is_replayed,
-    )
+    return Doing(service=service, customer_no=customer_no, name=name, is_replayed=is_replayed)
 
 
 async def preview(stripe: StripePort, one: Subscription, wanted: Wanted) -> Preview:
@@ -166,10 +174,8 @@ def credits_more(one: Subscription, wanted: Wanted, now: datetime) -> int:
     return part_of(more, wanted.plan.period, one.state, at, one.period_end)
 
 
-async def change_now(doing: Doing, one: Subscription, wanted: Wanted) -> Made:
+async def change_now(doing: Doing, one: Subscription, wanted: Wanted) -> Told:
     """Move to another plan or quantity at once; it counts when its invoice is paid."""
-    if (made := await doing.done("update")) is not None:
-        return made
     params: dict[str, Any] = {
         "items": [_item(one, wanted)],
         "proration_behavior": BEHAVIOR[wanted.proration],
@@ -198,14 +204,12 @@ async def change_now(doing: Doing, one: Subscription, wanted: Wanted) -> Made:
         await doing.service.decide_in(conn, request)
 
     await _release(doing, one)
-    return await doing.do("update", params, then=give)
+    return await doing.do("update", one, params, then=give)
 
 
-async def change_later(doing: Doing, one: Subscription, wanted: Wanted) -> Made:
+async def change_later(doing: Doing, one: Subscription, wanted: Wanted) -> Told:
     """Move to another plan or quantity when the period ends."""
-    if (made := await doing.done("phases")) is not None:
-        return made
-    schedule_id = one.state.schedule_id or (await doing.do("schedule")).object_id
+    schedule_id = one.state.schedule_id or (await doing.do("schedule", one)).object_id
     phases = [
         {
             "items": [{"price": one.price_id, "quantity": one.quantity}],
@@ -217,41 +221,37 @@ async def change_later(doing: Doing, one: Subscription, wanted: Wanted) -> Made:
             "duration": {"interval": wanted.plan.period, "interval_count": 1},
         },
     ]
-    return await doing.do("phases", {"end_behavior": "release", "phases": phases}, to=schedule_id)
+    return await doing.do(
+        "phases", one, {"end_behavior": "release", "phases": phases}, to=schedule_id
+    )
 
 
-async def _release(doing: Doing, one: Subscription) -> Made | None:
+async def _release(doing: Doing, one: Subscription) -> Told | None:
     """Give up what was to happen at the period's end."""
     if one.state.schedule_id is None:
         return None
-    return await doing.do("release", to=one.state.schedule_id)
+    return await doing.do("release", one, to=one.state.schedule_id)
 
 
-async def cancel(doing: Doing, one: Subscription, when: When) -> Made:
+async def cancel(doing: Doing, one: Subscription, when: When) -> Told:
     """End it now, or at the end of what is paid. Nothing is refunded by this."""
-    if (made := await doing.done("cancel", "update")) is not None:
-        return made
     if when == "now":
-        return await doing.do("cancel")
+        return await doing.do("cancel", one)
     await _release(doing, one)
-    return await doing.do("update", {"cancel_at_period_end": True})
+    return await doing.do("update", one, {"cancel_at_period_end": True})
 
 
-async def resume(doing: Doing, one: Subscription) -> Made:
+async def resume(doing: Doing, one: Subscription) -> Told:
     """Take back what was to happen at the period's end, or begin again after a pause."""
-    if (made := await doing.done("resume", "update")) is not None:
-        return made
     if one.status == "paused":
-        return await doing.do("resume", {"billing_cycle_anchor": {"type": "now"}})
+        return await doing.do("resume", one, {"billing_cycle_anchor": {"type": "now"}})
     released = await _release(doing, one)
     if one.state.cancel_at is None and released is not None:
         return released
-    return await doing.do("update", {"cancel_at_period_end": False})
+    return await doing.do("update", one, {"cancel_at_period_end": False})
 
 
-async def pause(doing: Doing, one: Subscription) -> Made:
+async def pause(doing: Doing, one: Subscription) -> Told:
     """No more invoices and no access until it is resumed."""
-    if (made := await doing.done("pause")) is not None:
-        return made
     await _release(doing, one)
-    return await doing.do("pause", {"type": "subscription"})
+    return await doing.do("pause", one, {"type": "subscription"})

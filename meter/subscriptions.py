@@ -17,6 +17,7 @@ from sql import queries
 from sql.pool import Connection
 
 GOOD: Final = frozenset({"active", "trialing"})
+ENDED: Final = frozenset({"canceled", "incomplete_expired"})
 STALE_AFTER: Final = timedelta(hours=72)
 """News of a new period comes at its start, and its invoice within hours."""
 
@@ -91,6 +92,30 @@ async def of(conn: Connection, customer_no: int) -> list[Subscription]:
             )
         )
     return found
+
+
+async def as_told(
+    conn: Connection, customer_no: int, state: SubscriptionState, at: datetime
+) -> Subscription:
+    """A subscription as it was at a moment, of which its state was kept."""
+    known = await plans.of_prices(conn, [item.price_id for item in state.items])
+    item = next(one for one in state.items if one.price_id in known)
+    rows = await of(conn, customer_no)
+    return Subscription(
+        customer_no=customer_no,
+        plan=known[item.price_id],
+        quantity=item.quantity,
+        price_id=item.price_id,
+        status=state.status,
+        state=state,
+        period_start=item.period_start,
+        period_end=item.period_end,
+        is_duplicate=any(
+            one.is_duplicate for one in rows if one.subscription_id == state.subscription_id
+        ),
+        is_live=state.status not in ENDED,
+        fetched_at=at,
+    )
 
 
 async def primary(conn: Connection, customer_no: int) -> Subscription | None:

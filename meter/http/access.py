@@ -1,5 +1,6 @@
 """Whether customers may use what their plans are for."""
 
+import asyncio
 from datetime import datetime
 from typing import Final
 
@@ -14,6 +15,8 @@ from meter.stripe_port import StripeFault
 from meter.subscriptions import Subscription, standing
 from sql.pool import transaction
 
+ASK_SECONDS_MAX: Final = 5.0
+"""Whoever asks for access waits no longer for Stripe."""
 NONE: Final = "There is no live subscription: POST /v1/checkout with a plan sells one."
 UNPAID: Final = "Let the customer pay the open invoice (GET /v1/invoices), or change the card."
 
@@ -42,8 +45,9 @@ async def _fetched(service: Service, known: Subscription) -> tuple[Subscription,
     if service.stripe is None:
         return known, True
     try:
-        state = await service.stripe.subscription(known.subscription_id)
-    except StripeFault:
+        async with asyncio.timeout(ASK_SECONDS_MAX):
+            state = await service.stripe.subscription(known.subscription_id)
+    except (StripeFault, TimeoutError):
         return known, True
 
     async def write() -> Subscription | None:

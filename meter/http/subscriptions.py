@@ -1,6 +1,6 @@
 """Subscriptions of customers: what they are, access, and what is done to them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -28,9 +28,10 @@ from meter.plan_lines import MissingPeriod
 from meter.problems import ProblemError
 from meter.route import Call, Reply, Route
 from meter.service import Service
-from meter.stripe_port import Made, Preview, StripeFault
-from meter.sub_actions import Doing, Wanted
+from meter.stripe_port import Preview, StripeFault
+from meter.sub_actions import Doing, Told, Wanted
 from meter.subscriptions import Subscription
+from sql import queries
 from sql.pool import transaction
 
 OVER: Final = "There is no subscription to do this to: POST /v1/checkout with a plan sells one."
@@ -213,20 +214,16 @@ async def change(call: Call) -> Reply:
     """
     assert call.body is not None
     body = parse.decode(call.body, ChangeBody)
-    port(call.service)
-    one = await _live(call)
-    try:
+
+    async def act(doing: Doing, one: Subscription) -> Told:
         wanted = await _wanted(call, one, body)
-        doing = await _begin(call, one, "change")
-        if body.expected_amount is not None and not doing.is_replayed and wanted.when == "now":
+        if wanted.when == "period_end":
+            return await sub_actions.change_later(doing, one, wanted)
+        if body.expected_amount is not None and not await doing.is_begun("update"):
             await _check_amount(call.service, one, wanted, body.expected_amount)
-        if wanted.when == "now":
-            made = await sub_actions.change_now(doing, one, wanted)
-        else:
-            made = await sub_actions.change_later(doing, one, wanted)
-        return await _changed(call, doing, one, made)
-    except StripeFault as fault:
-        raise stripe_calls.problem_of(fault) from fault
+        return await sub_actions.change_now(doing, one, wanted)
+
+    return await _act(call, "change", ("update", "phases"), act)
 
 
 async def _check_amount(service: Service, one: Subscription, wanted: Wanted, expected: str) -> None:
@@ -243,14 +240,35 @@ async def _check_amount(service: Service, one: Subscription, wanted: Wanted, exp
         )
 
 
-async def _begin(call: Call, one: Subscription, operation: str) -> Doing:
-    return await sub_actions.begin(call, one.customer_no, operation, one.subscription_id)
+async def _act(
+    call: Call,
+    operation: str,
+    ends: Sequence[str],
+    act: Callable[[Doing, Subscription], Awaitable[Told]],
+) -> Reply:
+    """Do something to the live subscription under the request's key, or tell what was done.
+
+    `ends`: the last steps that it may consist of.
+    """
+    service = call.service
+    port(service)
+    number = await service.customer_no(call, call.ids[0])
+    async with transaction(service.pool) as conn:
+        known = await conn.fetchrow(queries.request_read, number, call.idempotency_key)
+    one = None if known else await _live(call)  # a key is not claimed for nothing
+    doing = await sub_actions.begin(call, number, operation)
+    try:
+        told = await doing.told(*ends) if doing.is_replayed else None
+        if told is None:
+            told = await act(doing, one or await _live(call))
+        return await _changed(call, doing, told)
+    except StripeFault as fault:
+        raise stripe_calls.problem_of(fault) from fault
 
 
-async def _changed(call: Call, doing: Doing, one: Subscription, made: Made) -> Reply:
-    """The subscription as the change left it, with what the browser needs to pay for it."""
-    service, state = call.service, sub_actions.state_of(made)
-    invoice = state.invoice
+async def _changed(call: Call, doing: Doing, told: Told) -> Reply:
+    """The subscription as it was left, with what the browser needs to pay for it."""
+    service, invoice = call.service, told.state.invoice
     status, secret = "none", None
     if invoice is not None and invoice.status in {"open", "paid"}:
         status = invoice.status
@@ -260,33 +278,15 @@ async def _changed(call: Call, doing: Doing, one: Subscription, made: Made) -> R
             secret = await service.stripe.invoice_secret(invoice.invoice_id)
     keys = service.config.stripe
     async with transaction(service.pool, snapshot=True) as conn:
-        found = await subscriptions.of(conn, one.customer_no)
-    mine = next(each for each in found if each.subscription_id == one.subscription_id)
+        one = await subscriptions.as_told(conn, doing.customer_no, told.state, told.at)
     shown = ChangeAnswer(
-        subscription=_show(service, call.ids[0], mine),
+        subscription=_show(service, call.ids[0], one),
         payment_status=status,  # pyright: ignore[reportArgumentType]
         client_secret=secret,
         publishable_key=None if keys is None else keys.publishable_key,
     )
-    return _reply(doing, shown)
-
-
-def _reply(doing: Doing, shown: Any) -> Reply:
     made = answer(200, shown)
     return Reply(200, made.body, (JSON, REPLAYED)) if doing.is_replayed else made
-
-
-async def _act(
-    call: Call, operation: str, act: Callable[[Doing, Subscription], Awaitable[Made]]
-) -> Reply:
-    """Do one thing to the live subscription, under the request's key."""
-    port(call.service)
-    one = await _live(call)
-    doing = await _begin(call, one, operation)
-    try:
-        return await _changed(call, doing, one, await act(doing, one))
-    except StripeFault as fault:
-        raise stripe_calls.problem_of(fault) from fault
 
 
 async def cancel(call: Call) -> Reply:
@@ -296,21 +296,25 @@ async def cancel(call: Call) -> Reply:
     """
     assert call.body is not None
     when = parse.decode(call.body, CancelBody).when
-    return await _act(call, "cancel", lambda doing, one: sub_actions.cancel(doing, one, when))
+
+    async def act(doing: Doing, one: Subscription) -> Told:
+        return await sub_actions.cancel(doing, one, when)
+
+    return await _act(call, "cancel", ("cancel", "update"), act)
 
 
 async def resume(call: Call) -> Reply:
     """Take back a cancellation or a change at the period's end, or go on after a pause."""
     assert call.body is not None
     parse.decode(call.body, EmptyBody)
-    return await _act(call, "resume", sub_actions.resume)
+    return await _act(call, "resume", ("resume", "update"), sub_actions.resume)
 
 
 async def pause(call: Call) -> Reply:
     """No more invoices and no access, until it is resumed. What was paid is not refunded."""
     assert call.body is not None
     parse.decode(call.body, EmptyBody)
-    return await _act(call, "pause", sub_actions.pause)
+    return await _act(call, "pause", ("pause",), sub_actions.pause)
 
 
 _PLACE: Final = "/v1/customers/{customer_id}/subscription"

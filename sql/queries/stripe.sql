@@ -100,7 +100,7 @@ SELECT params::json ->> 'payment_intent' FROM stripe_calls WHERE name = $1::text
 
 -- stripe_call_read --
 -- A call as it stands.
-SELECT name, object_id, answer, error, is_parked
+SELECT name, object_id, answer, error, is_parked, done_at
 FROM stripe_calls
 WHERE name = $1::text;
 
@@ -248,7 +248,7 @@ LIMIT $3::integer;
 
 -- stripe_customer_read --
 -- Who a customer is at Stripe, and what Stripe would be told of one who is not there.
-SELECT c.customer_id, p.stripe_customer_id, p.name, p.email, p.currency
+SELECT c.customer_id, p.stripe_customer_id, p.name, p.email, p.currency, c.closed_at
 FROM profiles AS p
 INNER JOIN customers AS c ON p.customer_no = c.customer_no
 WHERE p.customer_no = $1::bigint;

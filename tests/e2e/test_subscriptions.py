@@ -92,6 +92,41 @@ async def test_change_that_costs_something_else_is_refused(half: Shop) -> None:
     assert (await state(half))["plan"] == "pro"
 
 
+async def test_refused_change_is_refused_again_until_it_costs_that(half: Shop) -> None:
+    body = {"plan": "mega", "expected_amount": "14.99"}
+    for _ in range(2):
+        refused = await half.api.post(f"{PLACE}/change", body, key="up-1")
+        assert (refused.status, refused.code) == (409, "preview_changed")
+    assert await half.api.posted() == ("2940", "0", "2940")
+
+
+@pytest.mark.parametrize("what", ["cancel", "pause", "resume"])
+async def test_same_request_has_the_first_answer_also_when_all_is_over(
+    half: Shop, what: str
+) -> None:
+    body = {"when": "now"} if what == "cancel" else {}
+    first = await half.api.post(f"{PLACE}/{what}", body, key="act-1")
+    assert first.status == 200, first
+    await half.apply()
+    if what != "cancel":
+        await half.act("cancel", when="now")
+    again = await half.api.post(f"{PLACE}/{what}", body, key="act-1")
+    assert (again.status, again.body) == (200, first.body)
+    assert again.headers["Idempotent-Replayed"] == "true"
+
+
+async def test_customer_that_was_deleted_at_stripe_is_not_linked_again(half: Shop) -> None:
+    [theirs] = await half.state("customer")
+    await half.control(f"customers/{theirs['id']}/delete")
+    await half.job("stripe_sweep")
+    await half.apply()
+    shown = (await half.api.get("/v1/customers/acme")).body
+    assert (shown["stripe_customer_id"], shown["subscription_status"]) == (None, "canceled")
+    assert await half.api.posted() == ("2940", "0", "2940")
+    await half.subscribe()
+    assert (await half.api.get("/v1/customers/acme/access")).body["active"] is True
+
+
 async def test_same_change_many_times_is_one(half: Shop) -> None:
     body = {"plan": "mega"}
     made = await asyncio.gather(
