@@ -226,24 +226,19 @@ class Shop:
         return found[0]
 
 
-async def furnish_all(shop: Shop, customer_id: str = "acme") -> World:
+async def furnish_all(shop: Shop, customer_id: str = "acme", *, subscribes: bool = True) -> World:
     """As `furnish`, with a pack, a purchase that is credited, a plan and a subscription."""
     world = await furnish(shop.api, customer_id)
     await shop.pack()
     bought = await shop.buy(customer_id)
     await shop.plan()
-    known = await shop.api.get(f"/v1/customers/{quote(customer_id, safe='')}/subscriptions")
-    if not known.body["data"]:
-        await shop.subscribe(customer_id=customer_id)
-    [card, *_] = (
-        await shop.api.get(f"/v1/customers/{quote(customer_id, safe='')}/payment-methods")
-    ).body["data"]
-    ids = {
-        "pack": "starter",
-        "purchase_id": bought["id"],
-        "plan": "pro",
-        "payment_method": card["id"],
-    }
+    ids = {"pack": "starter", "purchase_id": bought["id"], "plan": "pro"}
+    if subscribes:
+        place = f"/v1/customers/{quote(customer_id, safe='')}"
+        if not (await shop.api.get(f"{place}/subscriptions")).body["data"]:
+            await shop.subscribe(customer_id=customer_id)
+        [card, *_] = (await shop.api.get(f"{place}/payment-methods")).body["data"]
+        ids["payment_method"] = card["id"]
     return World(customer_id, {**world.ids, **ids})
 
 
