@@ -28,6 +28,9 @@ async def get_access(call: Call) -> Reply:
     fetched; if Stripe is away, what is known counts and is said to be stale.
     """
     service, wanted = call.service, call.query.get("plan")
+    requires = call.query.get("require")
+    if requires not in {None, "1"}:
+        raise ProblemError(422, "invalid_query", "require is 1, or left out.")
     number = await service.customer_no(call, call.ids[0])
     async with transaction(service.pool, snapshot=True) as conn:
         found, now = await subscriptions.primary(conn, number), await customers.now(conn)
@@ -35,7 +38,7 @@ async def get_access(call: Call) -> Reply:
     if found is not None and found.is_stale(now):
         found, stale = await _fetched(service, found)
     shown = _access(found, wanted, now, service, stale=stale)
-    if call.query.get("require") == "1" and not shown.active:
+    if requires is not None and not shown.active:
         raise ProblemError(403, "subscription_required", shown.reason or NONE)
     return answer(200, shown)
 

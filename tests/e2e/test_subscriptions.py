@@ -342,6 +342,8 @@ async def test_access_can_be_asked_for_a_plan(half: Shop) -> None:
     assert (other["active"], other["plan"]) == (False, "pro")
     refused = await half.api.get("/v1/customers/acme/access?plan=mega&require=1")
     assert refused.status == 403
+    wrong = await half.api.get("/v1/customers/acme/access?require=yes")
+    assert (wrong.status, wrong.code) == (422, "invalid_query")
 
 
 async def test_unpaid_renewal_has_the_grace_and_is_said(pool: Pool) -> None:
