@@ -6,7 +6,8 @@ is given up at Stripe, so that it can't be paid later, and then counts as a decl
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from jobs.runner import Counts, Run
 from ledger import customers, load_purchases
+from ledger.bought import Terms
 from ledger.ids import parse_id
 from ledger.load_purchases import PurchaseRef
 from ledger.requests import MarkPurchase, OpenPurchase, Settle
@@ -23,7 +25,7 @@ from meter import checkout, packs, stripe_calls, stripe_news, top_ups
 from meter.service import Service
 from meter.stripe_calls import StripeCall
 from meter.stripe_port import Card, Made, StripeFault, StripePort
-from meter.top_ups import AUTHENTICATION, BACKOFF, Used
+from meter.top_ups import AUTHENTICATION, BACKOFF, Used, Wait
 from sql import queries
 from sql.pool import Connection, transaction
 
@@ -31,6 +33,9 @@ TOGETHER_MAX: Final = 8
 ROUNDS_MAX: Final = 100
 GONE: Final = frozenset({"succeeded", "processing"})
 """The money is on its way: what is left is to wait."""
+LOOK_AGAIN_MIN: Final = timedelta(seconds=5)
+LOOK_AGAIN_MAX: Final = timedelta(hours=1)
+"""Between two looks at a payment that is on its way: a bank debit takes days."""
 
 log = structlog.get_logger()
 
@@ -40,20 +45,36 @@ class Attempt(Struct, frozen=True):
 
     owner: PurchaseRef
     call: str
-    fingerprint: str | None
+    fingerprint: str
 
 
 async def auto_top_up(run: Run) -> Counts:
     """Look after the attempts that are open, then begin those that are due. In bounded rounds."""
-    counts = {"started": 0, "paid": 0, "declined": 0, "waiting": 0, "idle": 0}
+    counts = {"started": 0, "paid": 0, "declined": 0, "waiting": 0, "idle": 0, "failed": 0}
     stripe = run.service.stripe
     if stripe is None:
         return counts
     for statement, look in ((queries.top_ups_open, _follow), (queries.top_ups_low, _start)):
         async for rows in _rounds(run, statement):
-            for fate in await asyncio.gather(*(look(run.service, stripe, row) for row in rows)):
+            tries = (_one(look, run.service, stripe, row) for row in rows)
+            for fate in await asyncio.gather(*tries):
                 counts[fate] += 1
     return counts
+
+
+Look = Callable[[Service, StripePort, Record], Awaitable[str]]
+
+
+async def _one(look: Look, service: Service, stripe: StripePort, row: Record) -> str:
+    """Look after one customer. What goes wrong there keeps nobody else waiting. Never raises."""
+    try:
+        return await look(service, stripe, row)
+    except StripeFault as fault:
+        log.warning("top_up_waits", error=str(fault), kind=fault.kind, request=fault.request_id)
+        return "waiting"
+    except Exception:
+        log.exception("top_up_failed", customer_no=row["customer_no"])
+        return "failed"
 
 
 async def _rounds(run: Run, statement: str) -> AsyncIterator[list[Record]]:
@@ -71,20 +92,25 @@ async def _rounds(run: Run, statement: str) -> AsyncIterator[list[Record]]:
 
 
 async def _start(service: Service, stripe: StripePort, row: Record) -> str:
-    """Begin an attempt for one customer, if it is still due, and charge the card."""
-    try:
-        card = await _card(service, stripe, row["customer_no"])
-    except StripeFault as fault:
-        log.warning("top_up_not_started", error=str(fault), kind=fault.kind)
-        return "waiting"
+    """Begin an attempt for one customer, if it is still due, and charge the card. May raise."""
+    customer_no = row["customer_no"]
+
+    async def due() -> bool:
+        async with transaction(service.pool) as conn:
+            return await _due(service, conn, customer_no) is not None
+
+    if not await service.retried(due):
+        return "idle"
+    card = await _card(service, stripe, customer_no)
     if card is None:
         async with transaction(service.pool) as conn:
-            await conn.execute(queries.top_up_without_card, row["customer_no"])
+            await conn.execute(queries.top_up_without_card, customer_no)
+            await _ask_for_card(conn, customer_no)
         return "idle"
 
     async def begin() -> Attempt | None:
         async with transaction(service.pool) as conn:
-            return await _begin(service, conn, row["customer_no"], card)
+            return await _begin(service, conn, customer_no, card)
 
     attempt = await service.retried(begin)
     if attempt is None:
@@ -102,6 +128,44 @@ async def _card(service: Service, stripe: StripePort, customer_no: int) -> Card 
     return next(iter(await stripe.cards(known["stripe_customer_id"])), None)
 
 
+async def _ask_for_card(conn: Connection, customer_no: int) -> None:
+    """Let the inbox see whether another card came while this one was tried."""
+    known = await conn.fetchrow(queries.stripe_customer_read, customer_no)
+    if known is not None and known["stripe_customer_id"] is not None:
+        await stripe_news.mark(conn, known["stripe_customer_id"], "customer")
+
+
+async def _due(service: Service, conn: Connection, customer_no: int) -> Terms | None:
+    """What is to be bought now; None: nothing. Keeps others out until the transaction ends."""
+    await service.decide_in(conn, Settle(customer_no=customer_no, operation="auto_top_up"))
+    if await conn.fetchval(queries.top_up_lock, customer_no) is None:
+        return None
+    wanted = await top_ups.read(conn, customer_no)
+    assert wanted is not None, "it is locked"
+    has = int(await conn.fetchval(queries.top_up_has, customer_no, wanted.asset))
+    if has > wanted.threshold:
+        return None
+    pack = await packs.latest(conn, wanted.pack)
+    known = await conn.fetchrow(queries.stripe_customer_read, customer_no)
+    if known is None or known["closed_at"] is not None:
+        return await _wait(conn, customer_no, "closed")
+    if pack is None or not pack.is_active or pack.asset != wanted.asset:
+        return await _wait(conn, customer_no, "pack")
+    currency = checkout.currency_of(pack, known["currency"])
+    used = Used(
+        *await conn.fetchrow(queries.top_up_used, customer_no, await customers.now(conn)) or (0, 0)
+    )
+    number = top_ups.packs_to_buy(wanted, pack, pack.prices[currency], has, used)
+    if number == 0:
+        return await _wait(conn, customer_no, "cap")
+    return checkout.terms_of(pack, number, currency)
+
+
+async def _wait(conn: Connection, customer_no: int, why: Wait) -> None:
+    """Look again later: there is nothing to buy, so Stripe is asked nothing."""
+    await conn.execute(queries.top_up_wait, customer_no, why)
+
+
 class _Opened(Struct, frozen=True):
     id: str
 
@@ -109,28 +173,12 @@ class _Opened(Struct, frozen=True):
 async def _begin(
     service: Service, conn: Connection, customer_no: int, card: Card
 ) -> Attempt | None:
-    """Record the purchase, the call and the attempt; None: it is not due any more, or capped."""
-    common: dict[str, Any] = {"customer_no": customer_no, "operation": "auto_top_up"}
-    await service.decide_in(conn, Settle(**common))
-    if await conn.fetchval(queries.top_up_lock, customer_no) is None:
-        return None
-    wanted = await top_ups.read(conn, customer_no)
-    assert wanted is not None, "it is locked"
-    pack = await packs.latest(conn, wanted.pack)
+    """Record the purchase, the call and the attempt; None: it is not due any more."""
+    terms = await _due(service, conn, customer_no)
     known = await conn.fetchrow(queries.stripe_customer_read, customer_no)
-    if pack is None or not pack.is_active or pack.asset != wanted.asset:
+    if terms is None or known is None:
         return None
-    if known is None or known["closed_at"] is not None:
-        return None
-    currency = checkout.currency_of(pack, known["currency"])
-    used = Used(
-        *await conn.fetchrow(queries.top_up_used, customer_no, await customers.now(conn)) or (0, 0)
-    )
-    has = int(await conn.fetchval(queries.top_up_has, customer_no, wanted.asset))
-    number = top_ups.packs_to_buy(wanted, pack, pack.prices[currency], has, used)
-    if number == 0:
-        return None
-    terms = checkout.terms_of(pack, number, currency)
+    common: dict[str, Any] = {"customer_no": customer_no, "operation": "auto_top_up"}
     result = await service.decide_in(conn, OpenPurchase(**common, terms=terms))
     purchase_id = msgspec.json.decode(result.body, type=_Opened).id
     found = parse_id("pur", purchase_id)
@@ -140,7 +188,7 @@ async def _begin(
     name = f"top-up-{purchase_id}-{epoch}"
     params = {
         "amount": terms.amount,
-        "currency": currency.lower(),
+        "currency": terms.currency.lower(),
         "customer": known["stripe_customer_id"],
         "payment_method": card.card_id,
         "off_session": True,
@@ -166,13 +214,13 @@ async def _begin(
     await conn.execute(
         queries.top_up_begin,
         *(customer_no, owner.purchase_no, name, card.card_id, card.fingerprint),
-        *(currency, terms.amount),
+        *(terms.currency, terms.amount),
     )
     return Attempt(owner, name, card.fingerprint)
 
 
 async def _charge(service: Service, stripe: StripePort, attempt: Attempt) -> str:
-    """Charge the card, once. What came of it."""
+    """Charge the card, once. What came of it. May raise."""
 
     async def then(conn: Connection, made: Made) -> None:
         await load_purchases.link(conn, made.object_id, attempt.owner)
@@ -191,13 +239,9 @@ async def _charge(service: Service, stripe: StripePort, attempt: Attempt) -> str
 async def _refused(
     service: Service, stripe: StripePort, attempt: Attempt, fault: StripeFault
 ) -> str:
-    """The bank, or Stripe, has said no."""
-    try:
-        if fault.object_id is not None:
-            return await _look(service, stripe, attempt, fault.object_id, fault)
-    except StripeFault as away:
-        log.warning("top_up_waits", call=attempt.call, error=str(away), kind=away.kind)
-        return "waiting"
+    """The bank, or Stripe, has said no. May raise."""
+    if fault.object_id is not None:
+        return await _look(service, stripe, attempt, fault.object_id, fault)
     await _declined(service, attempt, fault)
     return "declined"
 
@@ -218,6 +262,8 @@ async def _look(
         async with transaction(service.pool) as conn:
             await load_purchases.link(conn, intent_id, attempt.owner)
             await stripe_news.mark(conn, intent_id, "intent")
+            place = attempt.owner.customer_no, attempt.owner.purchase_no
+            await conn.execute(queries.top_up_look_later, *place, LOOK_AGAIN_MIN, LOOK_AGAIN_MAX)
         return "waiting"
     if fault is None:
         code = AUTHENTICATION if needs_customer else None
@@ -249,25 +295,21 @@ async def _declined(service: Service, attempt: Attempt, fault: StripeFault) -> N
                 *(owner.customer_no, attempt.fingerprint, words, list(BACKOFF)),
                 fault.code == AUTHENTICATION,
             )
+            await _ask_for_card(conn, owner.customer_no)
 
     await service.retried(write)
 
 
 async def _follow(service: Service, stripe: StripePort, row: Record) -> str:
-    """What has become of an attempt that is open."""
+    """What has become of an attempt that is open. May raise."""
     owner = PurchaseRef(row["customer_no"], row["purchase_no"])
     attempt = Attempt(owner, row["call"], row["fingerprint"])
     if row["purchase"] == "credited":
         async with transaction(service.pool) as conn:
-            await conn.fetchval(
-                queries.top_up_end, owner.customer_no, owner.purchase_no, "paid", None
-            )
-            await conn.execute(queries.top_up_worked, owner.customer_no)
+            place = owner.customer_no, owner.purchase_no
+            if await conn.fetchval(queries.top_up_end, *place, "paid", None) is not None:
+                await conn.execute(queries.top_up_worked, owner.customer_no)
         return "paid"
     if row["object_id"] is None:
         return await _charge(service, stripe, attempt)
-    try:
-        return await _look(service, stripe, attempt, row["object_id"], None)
-    except StripeFault as fault:
-        log.warning("top_up_waits", call=attempt.call, error=str(fault), kind=fault.kind)
-        return "waiting"
+    return await _look(service, stripe, attempt, row["object_id"], None)

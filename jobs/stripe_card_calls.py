@@ -83,15 +83,15 @@ class CardCalls(ABC):
 
 
 def _card(one: Any, default: str | None) -> Card:
-    card = getattr(one, "card", None)
+    details = getattr(one, one.type, None)  # a card's under `card`, an account's under its own type
     return Card(
         card_id=one.id,
         kind=one.type,
-        brand=getattr(card, "brand", None),
-        last4=getattr(card, "last4", None),
-        exp_month=getattr(card, "exp_month", None),
-        exp_year=getattr(card, "exp_year", None),
-        fingerprint=getattr(card, "fingerprint", None),
+        brand=getattr(details, "brand", None),
+        last4=getattr(details, "last4", None),
+        exp_month=getattr(details, "exp_month", None),
+        exp_year=getattr(details, "exp_year", None),
+        fingerprint=getattr(details, "fingerprint", None) or one.id,
         is_default=one.id == default,
         created_at=datetime.fromtimestamp(one.created, UTC),
     )

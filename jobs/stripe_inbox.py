@@ -182,20 +182,20 @@ async def _fetch_subscription(service: Service, stripe: StripePort, object_id: s
 
 
 async def _fetch_card(service: Service, stripe: StripePort, object_id: str) -> Change:
-    """Whether the card that would be charged is another one than the bank has declined."""
+    """Which card would be charged, if something stands in the way of automatic top-up."""
     async with transaction(service.pool) as conn:
         known = await conn.fetchrow(queries.top_up_troubled, object_id)
     if known is None:
         return _nothing
     card = next(iter(await stripe.cards(object_id)), None)
-    if card is None or card.fingerprint == known["bad_card"]:
+    if card is None:
         return _nothing
-    return partial(_rearm, customer_no=known["customer_no"])
+    return partial(_rearm, customer_no=known["customer_no"], fingerprint=card.fingerprint)
 
 
-async def _rearm(conn: Connection, *, customer_no: int) -> None:
-    """Nothing stands in the way of automatic top-up any more."""
-    await conn.execute(queries.top_up_worked, customer_no)
+async def _rearm(conn: Connection, *, customer_no: int, fingerprint: str) -> None:
+    """What another card was declined for stands in the way no more."""
+    await conn.execute(queries.top_up_has_card, customer_no, fingerprint)
 
 
 async def _nothing(_: Connection) -> None:

@@ -76,7 +76,7 @@ class Card(Struct, frozen=True, kw_only=True):
     last4: str | None
     exp_month: int | None
     exp_year: int | None
-    fingerprint: str | None
+    fingerprint: str
     """The same for the same card, however often it is saved. Never shown."""
     is_default: bool
     created_at: datetime

@@ -13,6 +13,8 @@ from sql import queries
 from sql.pool import Connection
 
 Trouble = Literal["declined", "authentication", "no_card"]
+Wait = Literal["cap", "pack", "closed"]
+"""Why nothing can be bought for a while, though credit is low."""
 State = Literal["off", "ready", "in_flight", "backoff", "suspended", "needs_authentication"]
 BACKOFF: Final[Sequence[timedelta]] = (timedelta(hours=1), timedelta(hours=24))
 """After the first decline and the second; the third suspends until another card is there."""
@@ -37,6 +39,8 @@ class TopUp(Struct, frozen=True, kw_only=True):
     bad_card: str | None = None
     error: str | None = None
     updated_at: datetime | None = None
+    look_at: datetime | None = None
+    waits_for: Wait | None = None
     purchase_no: int | None = None
     """Of the attempt that is open."""
 
@@ -51,6 +55,11 @@ class TopUp(Struct, frozen=True, kw_only=True):
         if self.trouble is not None:
             return "suspended"
         return "backoff" if self.not_before is not None and now < self.not_before else "ready"
+
+    def waits(self, now: datetime) -> Wait | None:
+        """What keeps it from buying, though nothing is wrong; None: nothing does."""
+        is_over = self.look_at is None or self.look_at <= now
+        return None if is_over or self.state(now) != "ready" else self.waits_for
 
 
 class Used(Struct, frozen=True):
@@ -82,14 +91,13 @@ async def put(conn: Connection, wanted: TopUp) -> None:
 
 
 def packs_to_buy(wanted: TopUp, pack: Pack, price: int, has: int, used: Used) -> int:
-    """How many packs one charge buys; 0: none. `has` is what is left, negative if more is owed.
+    """How many packs one charge buys; 0: the caps allow none. `has` is what is left, negative if
+    more is owed.
 
     Whole packs, the fewest that reach the target, within the caps and what Stripe takes at once.
     Pure.
     """
-    if has > wanted.threshold or (
-        wanted.count_day is not None and used.count_day >= wanted.count_day
-    ):
+    if wanted.count_day is not None and used.count_day >= wanted.count_day:
         return 0
     target = wanted.threshold if wanted.target is None else wanted.target
     wished = max(1, -(-(target - has) // pack.credits))

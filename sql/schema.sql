@@ -917,7 +917,11 @@ CREATE TABLE auto_top_ups (
     bad_card text,
     error text,
     updated_at timestamptz NOT NULL,
-    is_armed boolean NOT NULL GENERATED ALWAYS AS (is_enabled AND trouble IS NULL) STORED
+    is_armed boolean NOT NULL GENERATED ALWAYS AS (is_enabled AND trouble IS NULL) STORED,
+    -- Until then nothing can be bought, and why: a cap is reached, the pack is not for sale, or the
+    -- customer is closed.
+    look_at timestamptz,
+    waits_for text CHECK (waits_for IN ('cap', 'pack', 'closed'))
 );
 
 CREATE INDEX auto_top_ups_armed ON auto_top_ups (customer_no) WHERE is_armed;
@@ -936,6 +940,8 @@ CREATE TABLE top_up_attempts (
     error text,
     started_at timestamptz NOT NULL,
     ended_at timestamptz,
+    -- When the intent is looked at again; NULL: at once.
+    look_at timestamptz,
     PRIMARY KEY (customer_no, purchase_no),
     CONSTRAINT top_up_attempts_ended CHECK ((status = 'open') = (ended_at IS NULL))
 );

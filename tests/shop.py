@@ -73,6 +73,14 @@ class Shop:
             found: Any = msgspec.json.decode(await response.read())
         return found.get(kind, [])
 
+    async def requests(self) -> list[Any]:
+        """What the stand-in was asked, but for its control plane."""
+        headers = {"Authorization": f"Bearer {self.standin.token}"}
+        url = f"{self.standin.url}/_sandbox/requests"
+        async with self.web.get(url, headers=headers) as response:
+            found: Any = msgspec.json.decode(await response.read())
+        return found["data"]
+
     async def apply(self) -> dict[str, int]:
         """Let the job apply all news; its counts."""
         ran = await self.api.post("/v1/jobs/stripe_inbox/run", key=None)

@@ -82,6 +82,7 @@ class TopUpAnswer(Struct, frozen=True, kw_only=True):
     """In a row: the third suspends it until another card is there."""
     retry_at: datetime | None
     reason: str | None
-    """Why it is suspended or waits: the bank's words, or that there is no card."""
+    """Why it is suspended or waits: the bank's words, that there is no card, or that nothing can be
+    bought for now."""
     purchase_id: str | None
     """Of the attempt that is open."""

@@ -1,6 +1,7 @@
 """Saved cards, and the top-up that charges them."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -30,12 +31,17 @@ from meter.route import Call, Reply, Route
 from meter.service import Service, customer_missing
 from meter.stripe_calls import StripeCall
 from meter.stripe_port import Card, StripeFault
-from meter.top_ups import TopUp
+from meter.top_ups import TopUp, Wait
 from sql import queries
 from sql.pool import transaction
 
 _CARD_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 NO_CARD: Final = "There is no saved card: POST /v1/setup lets the customer save one."
+WAITS: Final[Mapping[Wait, str]] = {
+    "cap": "A cap is reached: the rest of the day or month buys no more.",
+    "pack": "The pack is not for sale.",
+    "closed": "The customer is closed.",
+}
 
 
 class _Claimed(msgspec.Struct, frozen=True):
@@ -208,7 +214,7 @@ async def put_top_up(call: Call) -> Reply:
         customer = await customers.read(conn, number, service.credit_scale("credits"))
     if customer is None:
         raise customer_missing()
-    if pack is None or not pack.is_active:
+    if pack is None or (wanted.enabled and not pack.is_active):
         raise ProblemError(
             404, "pack_not_found", "No pack of this key is for sale. See GET /v1/packs."
         )
@@ -272,10 +278,14 @@ async def _shown(service: Service, number: int) -> TopUpAnswer:
     scale = scales[found.asset]
     money = scales[checkout.currency_of(pack, customer.currency)]
     spent = found.amount_month
-    opened = found.purchase_no
+    opened, state, waits = found.purchase_no, found.state(now), found.waits(now)
+    retry_at = found.not_before if state == "backoff" else None
+    reason = NO_CARD if found.trouble == "no_card" else found.error
+    if waits is not None:
+        retry_at, reason = found.look_at, WAITS[waits]
     return TopUpAnswer(
         enabled=found.is_enabled,
-        state=found.state(now),
+        state=state,
         threshold=format_amount(found.threshold, scale),
         target=None if found.target is None else format_amount(found.target, scale),
         pack=found.pack,
@@ -284,8 +294,8 @@ async def _shown(service: Service, number: int) -> TopUpAnswer:
             amount_month=None if spent is None else format_amount(spent, money),
         ),
         declines=found.declines,
-        retry_at=found.not_before if found.state(now) == "backoff" else None,
-        reason=NO_CARD if found.trouble == "no_card" else found.error,
+        retry_at=retry_at,
+        reason=reason,
         purchase_id=None if opened is None else public_id("pur", number, opened),
     )
 

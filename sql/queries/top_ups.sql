@@ -20,6 +20,8 @@ ON CONFLICT (customer_no) DO UPDATE SET
     amount_month = excluded.amount_month,
     trouble = CASE WHEN t.trouble = 'declined' THEN t.trouble END,
     error = CASE WHEN t.trouble = 'declined' THEN t.error END,
+    look_at = NULL,
+    waits_for = NULL,
     updated_at = excluded.updated_at;
 
 -- top_up_read --
@@ -27,7 +29,7 @@ ON CONFLICT (customer_no) DO UPDATE SET
 SELECT
     t.customer_no, t.is_enabled, t.asset, t.threshold, t.target, t.pack, t.count_day,
     t.amount_month, t.declines, t.not_before, t.trouble, t.bad_card, t.error, t.updated_at,
-    a.purchase_no
+    t.look_at, t.waits_for, a.purchase_no
 FROM auto_top_ups AS t
 LEFT JOIN
     top_up_attempts AS a
@@ -43,6 +45,7 @@ WHERE
     t.is_armed
     AND t.customer_no > $1::bigint
     AND (t.not_before IS NULL OR t.not_before <= (SELECT service_now_v1()))
+    AND (t.look_at IS NULL OR t.look_at <= (SELECT service_now_v1()))
     AND coalesce(
         a.wallet_credits - a.wallet_debits - a.wallet_pending - a.owed_debits + a.owed_credits, 0
     ) <= t.threshold
@@ -67,6 +70,14 @@ WHERE
         WHERE o.customer_no = t.customer_no AND o.status = 'open'
     )
 FOR UPDATE OF t;
+
+-- top_up_wait --
+-- Nothing can be bought now, because of $2: it is looked at again at the next full hour, when also
+-- days and months begin.
+UPDATE auto_top_ups SET
+    waits_for = $2::text,
+    look_at = date_trunc('hour', service_now_v1(), 'UTC') + interval '1 hour'
+WHERE customer_no = $1::bigint;
 
 -- top_up_used --
 -- How many attempts were made in the day of $2, and how much money was taken, or may be, in its
@@ -95,14 +106,30 @@ VALUES (
 );
 
 -- top_ups_open --
--- Open attempts after customer $1, with what is known of the purchase and of the intent.
+-- Open attempts after customer $1 that are to be looked at, with what is known of the purchase and
+-- of the intent.
 SELECT a.customer_no, a.purchase_no, a.call, a.fingerprint, p.status AS purchase, c.object_id
 FROM top_up_attempts AS a
 INNER JOIN purchases AS p ON a.customer_no = p.customer_no AND a.purchase_no = p.purchase_no
 LEFT JOIN stripe_calls AS c ON a.call = c.name
-WHERE a.status = 'open' AND a.customer_no > $1::bigint
+WHERE
+    a.status = 'open'
+    AND a.customer_no > $1::bigint
+    AND (
+        a.look_at IS NULL
+        OR a.look_at <= (SELECT service_now_v1())
+        OR p.status = 'credited'
+    )
 ORDER BY a.customer_no
 LIMIT $2::integer;
+
+-- top_up_look_later --
+-- The payment of an attempt is under way: it is looked at again after an eighth of the time that it
+-- has taken, within $3 and $4.
+UPDATE top_up_attempts SET
+    look_at = service_now_v1()
+    + least(greatest((service_now_v1() - started_at) / 8, $3::interval), $4::interval)
+WHERE customer_no = $1::bigint AND purchase_no = $2::bigint AND status = 'open';
 
 -- top_up_end --
 -- How an attempt ended; no row: somebody else has said so.
@@ -114,6 +141,19 @@ RETURNING purchase_no;
 -- Nothing stands in the way any more.
 UPDATE auto_top_ups SET
     declines = 0, not_before = NULL, trouble = NULL, bad_card = NULL, error = NULL
+WHERE customer_no = $1::bigint;
+
+-- top_up_has_card --
+-- The card that would be charged is $2: what an earlier one was declined for is over, and there is
+-- something to charge.
+UPDATE auto_top_ups SET
+    declines = CASE WHEN bad_card IS DISTINCT FROM $2::text THEN 0 ELSE declines END,
+    not_before = CASE WHEN bad_card IS DISTINCT FROM $2::text THEN NULL ELSE not_before END,
+    trouble = CASE
+        WHEN bad_card IS NOT DISTINCT FROM $2::text AND trouble <> 'no_card' THEN trouble
+    END,
+    error = CASE WHEN bad_card IS NOT DISTINCT FROM $2::text THEN error END,
+    bad_card = CASE WHEN bad_card IS NOT DISTINCT FROM $2::text THEN bad_card END
 WHERE customer_no = $1::bigint;
 
 -- top_up_declined --
@@ -137,7 +177,7 @@ WHERE customer_no = $1::bigint AND trouble IS NULL;
 
 -- top_up_troubled --
 -- Whose customer at Stripe this is, if something stands in the way of its top-up.
-SELECT t.customer_no, t.bad_card, t.trouble
+SELECT t.customer_no
 FROM profiles AS p
 INNER JOIN auto_top_ups AS t ON p.customer_no = t.customer_no
 WHERE p.stripe_customer_id = $1::text AND (t.trouble IS NOT NULL OR t.declines > 0);

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from sql.pool import Pool
+from tests.cards import CARDS, PLACE, cards, charges, run, save, state, top_up
 from tests.shop import PAGES, START, Shop, shop
-
-PLACE = "/v1/customers/acme/auto-top-up"
-CARDS = "/v1/customers/acme/payment-methods"
 
 
 @pytest.fixture
@@ -19,49 +17,6 @@ async def sale(pool: Pool) -> AsyncGenerator[Shop]:
     async with shop(pool, has_one_clock=True) as made:
         await made.pack()
         yield made
-
-
-async def save(sale: Shop, card: str = "pm_card_visa") -> Any:
-    """A card, saved in a page of the caller's; the list of cards."""
-    opened = await sale.api.post("/v1/setup", {"customer_id": "acme", "mode": "elements"})
-    assert opened.status == 201, opened
-    name = opened.body["id"]
-    tried = await sale.control(f"setup-intents/{name}/confirm", payment_method=card)
-    if tried["status"] == "requires_action":
-        await sale.control(f"setup-intents/{name}/authenticate", outcome="succeeded")
-    await sale.apply()
-    return await cards(sale)
-
-
-async def cards(sale: Shop) -> Any:
-    answer = await sale.api.get(CARDS)
-    assert answer.status == 200, answer
-    return answer.body["data"]
-
-
-async def top_up(sale: Shop, **members: Any) -> Any:
-    body = {"enabled": True, "threshold": "500", "pack": "starter", **members}
-    answer = await sale.api.put(PLACE, body)
-    assert answer.status == 200, answer
-    return answer.body
-
-
-async def state(sale: Shop) -> Any:
-    return (await sale.api.get(PLACE)).body
-
-
-async def run(sale: Shop) -> dict[str, int]:
-    """The job, what Stripe tells of it, and the job again."""
-    counts = await sale.job("auto_top_up")
-    await sale.apply()
-    after = await sale.job("auto_top_up")
-    return {name: counts[name] + after[name] for name in ("started", "paid", "declined")}
-
-
-async def charges(sale: Shop) -> list[int]:
-    """The money of every intent that was paid at Stripe."""
-    found = await sale.state("payment_intent")
-    return [one["amount"] for one in found if one["status"] == "succeeded"]
 
 
 async def test_card_is_saved_in_a_page_of_yours(sale: Shop) -> None:
@@ -250,6 +205,7 @@ async def test_slow_payment_stays_the_only_one(sale: Shop, outcome: str, posted:
     [intent] = await sale.state("payment_intent")
     assert intent["status"] == "processing"
     await sale.control(f"payment-intents/{intent['id']}/settle", outcome=outcome)
+    await sale.sleep(timedelta(hours=1))
     await run(sale)
     assert (await sale.api.posted())[0] == posted
     assert (await state(sale))["state"] == ("ready" if posted == "1000" else "backoff")
