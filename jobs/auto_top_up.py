@@ -27,6 +27,7 @@ from meter.stripe_calls import StripeCall
 from meter.stripe_port import Card, Made, StripeFault, StripePort
 from meter.top_ups import AUTHENTICATION, BACKOFF, Used, Wait
 from sql import queries
+from sql.errors import DatabaseFault
 from sql.pool import Connection, transaction
 
 TOGETHER_MAX: Final = 8
@@ -71,6 +72,9 @@ async def _one(look: Look, service: Service, stripe: StripePort, row: Record) ->
         return await look(service, stripe, row)
     except StripeFault as fault:
         log.warning("top_up_waits", error=str(fault), kind=fault.kind, request=fault.request_id)
+        return "waiting"
+    except DatabaseFault as fault:
+        log.warning("top_up_waits", error=str(fault))
         return "waiting"
     except Exception:
         log.exception("top_up_failed", customer_no=row["customer_no"])
@@ -227,7 +231,7 @@ async def _charge(service: Service, stripe: StripePort, attempt: Attempt) -> str
         await stripe_news.mark(conn, made.object_id, "intent")
 
     try:
-        made = await stripe_calls.send(service, attempt.call, then)
+        made = await stripe_calls.send(service, attempt.call, then, may_change=False)
         return await _look(service, stripe, attempt, made.object_id, None)
     except StripeFault as fault:
         if not fault.is_final:

@@ -76,10 +76,12 @@ async def _nothing(_: Connection, __: Made) -> None:
     pass
 
 
-async def send(host: Host, name: str, then: Then = _nothing) -> Made:
+async def send(host: Host, name: str, then: Then = _nothing, *, may_change: bool = True) -> Made:
     """Make what was noted under `name`, or tell what was made. Raises StripeFault.
 
-    Any number may do this at once: they send the same request under the same key.
+    Any number may do this at once: they send the same request under the same key. What Stripe has
+    refused goes under a new one, with what is noted next; unless it may not change: then whoever
+    sends it again hears the same refusal.
     """
     stripe = host.stripe
     if stripe is None:
@@ -97,7 +99,7 @@ async def send(host: Host, name: str, then: Then = _nothing) -> Made:
             if fault.kind == "busy" and (wait := next(waits, None)) is not None:
                 await asyncio.sleep(wait)  # a twin of ours is about to be done
                 continue
-            if fault.is_final and not row["is_queued"]:
+            if fault.is_final and may_change and not row["is_queued"]:
                 await _renew(host, row)
             raise
         if made is not None:

@@ -40,6 +40,7 @@ async def state(sale: Shop) -> Any:
 async def run(sale: Shop) -> dict[str, int]:
     """The job, what Stripe tells of it, and the job again."""
     counts = await sale.job("auto_top_up")
+    await sale.events()  # answers when the deliveries are through
     await sale.apply()
     after = await sale.job("auto_top_up")
     return {name: counts[name] + after[name] for name in ("started", "paid", "declined")}

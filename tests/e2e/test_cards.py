@@ -90,6 +90,7 @@ async def test_card_of_another_customer_is_out_of_reach(sale: Shop) -> None:
 
 
 async def test_many_spends_at_once_buy_once(sale: Shop) -> None:
+    """B-04."""
     await save(sale)
     await sale.api.grant("510")
     await top_up(sale)
@@ -109,6 +110,7 @@ async def test_many_spends_at_once_buy_once(sale: Shop) -> None:
 
 
 async def test_one_charge_covers_the_debt_in_whole_packs(sale: Shop) -> None:
+    """B-04."""
     await save(sale)
     await sale.api.put("/v1/customers/acme", {"overage": {"policy": "owe", "limit": "5000"}})
     await sale.api.consume("2300")
@@ -139,6 +141,7 @@ async def test_target_and_caps_bound_what_is_bought(sale: Shop) -> None:
 
 
 async def test_declined_card_is_left_alone_until_there_is_another(sale: Shop) -> None:
+    """B-04."""
     await save(sale, "pm_card_chargeCustomerFail")
     await top_up(sale)
     assert await run(sale) == {"started": 1, "paid": 0, "declined": 0}
@@ -225,6 +228,7 @@ async def test_answer_that_was_lost_charges_once(sale: Shop, kind: str) -> None:
 
 
 async def test_refund_of_a_top_up_is_found_by_its_intent(sale: Shop) -> None:
+    """B-47."""
     await save(sale)
     await top_up(sale)
     await run(sale)
