@@ -186,3 +186,10 @@ def _check_due(books: Books, now: datetime) -> None:
         assert books.next_due_at is not None
         assert books.next_due_at <= at
         assert at > now
+
+
+def check_bound(due_at: datetime | None, books: Books) -> None:
+    """What a row says is due next is a lower bound of what is: earlier at most, never later."""
+    if books.next_due_at is not None:
+        assert due_at is not None
+        assert due_at <= books.next_due_at
