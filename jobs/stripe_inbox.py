@@ -174,9 +174,10 @@ async def _fetch_subscription(service: Service, stripe: StripePort, object_id: s
         invoices = await stripe.invoices_since(object_id, since)
 
     async def change(conn: Connection) -> None:
-        await apply_subscription(service, conn, state=state)
-        for invoice_id in invoices:
+        # Marks first, as whoever applies one of these holds its mark when it locks the customer.
+        for invoice_id in sorted(invoices):
             await stripe_news.mark(conn, invoice_id, "invoice")
+        await apply_subscription(service, conn, state=state)
 
     return change
 

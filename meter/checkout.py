@@ -21,7 +21,7 @@ from meter.packs import Pack
 from meter.problems import ProblemError
 from meter.service import Service, customer_missing
 from meter.stripe_calls import StripeCall
-from meter.stripe_port import Kind, Made
+from meter.stripe_port import Made
 from sql import queries
 from sql.pool import Connection, transaction
 
@@ -223,7 +223,3 @@ def owner_of(marks: Mapping[str, str], installation_id: str) -> tuple[PurchaseRe
     if found is None or marks.get("drawdown") != installation_id:
         return None
     return PurchaseRef(*found), marks.get("drawdown_call", "")
-
-
-KINDS: Final[Mapping[str, Kind]] = {"checkout.session": "session", "payment_intent": "intent"}
-"""Stripe's names of what a purchase is paid by."""
