@@ -156,9 +156,10 @@ async def _due(service: Service, conn: Connection, customer_no: int) -> Terms | 
     if pack is None or not pack.is_active or pack.asset != wanted.asset:
         return await _wait(conn, customer_no, "pack")
     currency = checkout.currency_of(pack, known["currency"])
-    used = Used(
-        *await conn.fetchrow(queries.top_up_used, customer_no, await customers.now(conn)) or (0, 0)
-    )
+    if wanted.amount_month is not None and wanted.currency != currency:
+        return await _wait(conn, customer_no, "currency")
+    now = await customers.now(conn)
+    used = Used(*await conn.fetchrow(queries.top_up_used, customer_no, now, currency) or (0, 0))
     number = top_ups.packs_to_buy(wanted, pack, pack.prices[currency], has, used)
     if number == 0:
         return await _wait(conn, customer_no, "cap")

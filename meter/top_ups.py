@@ -13,7 +13,7 @@ from sql import queries
 from sql.pool import Connection
 
 Trouble = Literal["declined", "authentication", "no_card"]
-Wait = Literal["cap", "pack", "closed"]
+Wait = Literal["cap", "currency", "pack", "closed"]
 """Why nothing can be bought for a while, though credit is low."""
 State = Literal["off", "ready", "in_flight", "backoff", "suspended", "needs_authentication"]
 BACKOFF: Final[Sequence[timedelta]] = (timedelta(hours=1), timedelta(hours=24))
@@ -23,7 +23,7 @@ AUTHENTICATION: Final = "authentication_required"
 
 
 class TopUp(Struct, frozen=True, kw_only=True):
-    """Amounts in the smallest unit of the asset; money in that of what the pack costs."""
+    """Amounts in the smallest unit of the asset, or of the currency."""
 
     customer_no: int
     is_enabled: bool
@@ -33,6 +33,8 @@ class TopUp(Struct, frozen=True, kw_only=True):
     pack: str
     count_day: int | None
     amount_month: int | None
+    currency: str | None = None
+    """Of `amount_month`."""
     declines: int = 0
     not_before: datetime | None = None
     trouble: Trouble | None = None
@@ -87,6 +89,7 @@ async def put(conn: Connection, wanted: TopUp) -> None:
         wanted.pack,
         wanted.count_day,
         wanted.amount_month,
+        wanted.currency,
     )
 
 

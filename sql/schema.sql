@@ -918,10 +918,12 @@ CREATE TABLE auto_top_ups (
     error text,
     updated_at timestamptz NOT NULL,
     is_armed boolean NOT NULL GENERATED ALWAYS AS (is_enabled AND trouble IS NULL) STORED,
-    -- Until then nothing can be bought, and why: a cap is reached, the pack is not for sale, or the
-    -- customer is closed.
+    -- Until then nothing can be bought, and why: a cap is reached, or is of another currency than
+    -- what the pack costs by now; the pack is not for sale; the customer is closed.
     look_at timestamptz,
-    waits_for text CHECK (waits_for IN ('cap', 'pack', 'closed'))
+    waits_for text CHECK (waits_for IN ('cap', 'currency', 'pack', 'closed')),
+    -- Of amount_month.
+    currency text COLLATE "C"
 );
 
 CREATE INDEX auto_top_ups_armed ON auto_top_ups (customer_no) WHERE is_armed;

@@ -78,6 +78,8 @@ class TopUpAnswer(Struct, frozen=True, kw_only=True):
     target: str | None
     pack: str | None
     caps: Caps
+    currency: str | None
+    """Of the month's cap."""
     declines: int
     """In a row: the third suspends it until another card is there."""
     retry_at: datetime | None

@@ -39,6 +39,8 @@ _CARD_ID: Final = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 NO_CARD: Final = "There is no saved card: POST /v1/setup lets the customer save one."
 WAITS: Final[Mapping[Wait, str]] = {
     "cap": "A cap is reached: the rest of the day or month buys no more.",
+    "currency": "The pack costs the customer another currency than that of the cap: send the "
+    "settings again.",
     "pack": "The pack is not for sale.",
     "closed": "The customer is closed.",
 }
@@ -225,7 +227,7 @@ async def put_top_up(call: Call) -> Reply:
         raise ProblemError(
             422, "invalid_value", "target lies above the threshold.", pointer="/target"
         )
-    money = None
+    money, currency = None, None
     if wanted.caps.amount_month is not None:
         currency = checkout.currency_of(pack, customer.currency)
         money_scale = service.settings().scales[currency]
@@ -239,6 +241,7 @@ async def put_top_up(call: Call) -> Reply:
         pack=pack.pack,
         count_day=wanted.caps.count_day,
         amount_month=money,
+        currency=currency,
     )
 
     async def write() -> None:
@@ -259,9 +262,7 @@ def _level(text: str, scale: int, pointer: str) -> int:
 async def _shown(service: Service, number: int) -> TopUpAnswer:
     async with transaction(service.pool, snapshot=True) as conn:
         found, now = await top_ups.read(conn, number), await customers.now(conn)
-        pack = None if found is None else await packs.latest(conn, found.pack)
-        customer = await customers.read(conn, number, service.credit_scale("credits"))
-    if found is None or pack is None or customer is None:
+    if found is None:
         return TopUpAnswer(
             enabled=False,
             state="off",
@@ -269,15 +270,14 @@ async def _shown(service: Service, number: int) -> TopUpAnswer:
             target=None,
             pack=None,
             caps=Caps(),
+            currency=None,
             declines=0,
             retry_at=None,
             reason=None,
             purchase_id=None,
         )
     scales = service.settings().scales
-    scale = scales[found.asset]
-    money = scales[checkout.currency_of(pack, customer.currency)]
-    spent = found.amount_month
+    scale, most = scales[found.asset], found.amount_month
     opened, state, waits = found.purchase_no, found.state(now), found.waits(now)
     retry_at = found.not_before if state == "backoff" else None
     reason = NO_CARD if found.trouble == "no_card" else found.error
@@ -291,8 +291,11 @@ async def _shown(service: Service, number: int) -> TopUpAnswer:
         pack=found.pack,
         caps=Caps(
             count_day=found.count_day,
-            amount_month=None if spent is None else format_amount(spent, money),
+            amount_month=None
+            if most is None or found.currency is None
+            else format_amount(most, scales[found.currency]),
         ),
+        currency=found.currency,
         declines=found.declines,
         retry_at=retry_at,
         reason=reason,

@@ -4,11 +4,12 @@
 -- The customer's own settings; what stands in the way stays, unless it was only that no card was
 -- there or the bank asked something: that is tried again.
 INSERT INTO auto_top_ups AS t (
-    customer_no, is_enabled, asset, threshold, target, pack, count_day, amount_month, updated_at
+    customer_no, is_enabled, asset, threshold, target, pack, count_day, amount_month, currency,
+    updated_at
 )
 VALUES (
     $1::bigint, $2::boolean, $3::text, $4::bigint, $5::bigint, $6::text, $7::integer, $8::bigint,
-    service_now_v1()
+    $9::text, service_now_v1()
 )
 ON CONFLICT (customer_no) DO UPDATE SET
     is_enabled = excluded.is_enabled,
@@ -18,6 +19,7 @@ ON CONFLICT (customer_no) DO UPDATE SET
     pack = excluded.pack,
     count_day = excluded.count_day,
     amount_month = excluded.amount_month,
+    currency = excluded.currency,
     trouble = CASE WHEN t.trouble = 'declined' THEN t.trouble END,
     error = CASE WHEN t.trouble = 'declined' THEN t.error END,
     look_at = NULL,
@@ -28,8 +30,8 @@ ON CONFLICT (customer_no) DO UPDATE SET
 -- A customer's settings and what stands in the way, with its open attempt.
 SELECT
     t.customer_no, t.is_enabled, t.asset, t.threshold, t.target, t.pack, t.count_day,
-    t.amount_month, t.declines, t.not_before, t.trouble, t.bad_card, t.error, t.updated_at,
-    t.look_at, t.waits_for, a.purchase_no
+    t.amount_month, t.currency, t.declines, t.not_before, t.trouble, t.bad_card, t.error,
+    t.updated_at, t.look_at, t.waits_for, a.purchase_no
 FROM auto_top_ups AS t
 LEFT JOIN
     top_up_attempts AS a
@@ -80,14 +82,17 @@ UPDATE auto_top_ups SET
 WHERE customer_no = $1::bigint;
 
 -- top_up_used --
--- How many attempts were made in the day of $2, and how much money was taken, or may be, in its
--- month.
+-- How many attempts were made in the day of $2, and how much money of currency $3 was taken, or may
+-- be, in its month.
 SELECT
     count(*) FILTER (WHERE started_at >= date_trunc('day', $2::timestamptz, 'UTC'))::integer
         AS count_day,
     coalesce(
         sum(amount) FILTER (
-            WHERE status <> 'failed' AND started_at >= date_trunc('month', $2::timestamptz, 'UTC')
+            WHERE
+                status <> 'failed'
+                AND currency = $3::text
+                AND started_at >= date_trunc('month', $2::timestamptz, 'UTC')
         ), 0
     )::bigint AS amount_month
 FROM top_up_attempts

@@ -49,6 +49,25 @@ async def test_cap_that_is_reached_asks_stripe_nothing(sale: Shop, caps: Any) ->
     assert await charges(sale) == [1000, 1000]
 
 
+async def test_cap_in_another_currency_is_no_cap_in_this_one(sale: Shop) -> None:
+    await sale.pack("both", prices=[{"amount": "1500", "currency": "JPY"}])
+    await save(sale)
+    shown = await top_up(sale, pack="both", caps={"amount_month": "20.00"})
+    assert (shown["currency"], shown["caps"]["amount_month"]) == ("USD", "20")
+    await run(sale)
+    await sale.api.put("/v1/customers/acme", {"currency": "JPY"})
+    await sale.api.consume("1000")
+    assert (await run(sale))["started"] == 0
+    shown = await state(sale)
+    assert (shown["currency"], shown["caps"]["amount_month"]) == ("USD", "20")
+    assert "currency" in shown["reason"]
+    await top_up(sale, pack="both", caps={"amount_month": "1500"})
+    await run(sale)
+    assert await charges(sale) == [1000, 1500]
+    await sale.api.consume("1000")
+    assert (await run(sale))["started"] == 0
+
+
 async def test_pack_that_is_not_for_sale_is_not_bought_and_can_be_switched_off(sale: Shop) -> None:
     await save(sale)
     await top_up(sale)

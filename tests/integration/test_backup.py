@@ -97,7 +97,7 @@ async def sell_something(conn: Connection, customer_no: int) -> None:
         *(now, now + month, now),
     )
     await conn.execute(
-        queries.top_up_put, customer_no, True, "credits", 5, None, "starter", None, None
+        queries.top_up_put, customer_no, True, "credits", 5, None, "starter", None, None, None
     )
     await conn.execute(queries.top_up_begin, customer_no, 1, "top-up", "pm_1", "a\ttab", "USD", 100)
     params = {"metadata": {"user_id": "a\ttab"}}
