@@ -17,10 +17,12 @@ from apscheduler.schedulers.asyncio import (  # pyright: ignore[reportMissingTyp
 )
 
 from jobs.auto_top_up import auto_top_up
+from jobs.confirm_usage import confirm_usage
 from jobs.event_months import event_partitions
 from jobs.forget import forget_guards, forget_refusals
 from jobs.prove import prove_books
 from jobs.rate_usage import rate_usage
+from jobs.report_usage import report_usage
 from jobs.runner import Job, Runner, Watch
 from jobs.stripe_inbox import stripe_inbox
 from jobs.stripe_outbox import stripe_outbox
@@ -62,6 +64,20 @@ TIMETABLE: Final = (
         seconds_max=300,
         work=auto_top_up,
         about="buys a pack by the saved card where credit is at or below the customer's threshold",
+    ),
+    Job(
+        name="report_usage",
+        every=timedelta(seconds=60),
+        seconds_max=3_000,
+        work=report_usage,
+        about="tells Stripe what subscriptions bill by use, hour by hour",
+    ),
+    Job(
+        name="confirm_usage",
+        every=timedelta(minutes=5),
+        seconds_max=3_000,
+        work=confirm_usage,
+        about="compares what Stripe counted with what it was told; closes periods that are billed",
     ),
     Job(
         name="stripe_sweep",

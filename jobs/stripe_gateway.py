@@ -23,6 +23,7 @@ from jobs.stripe_shapes import (
     payment_of,
     refund_state,
 )
+from jobs.stripe_usage_calls import UsageCalls
 from meter.stripe_port import (
     FaultKind,
     InvoicePage,
@@ -65,7 +66,7 @@ logging.getLogger("stripe").setLevel(logging.WARNING)
 stripe.enable_telemetry = False
 
 
-class Gateway(PlanCalls, CardCalls):
+class Gateway(PlanCalls, CardCalls, UsageCalls):
     """The calls of `StripePort`, with one account's key."""
 
     def __init__(self, config: StripeConfig) -> None:

@@ -155,7 +155,7 @@ class PlanCalls(ABC):
             schedule = await self._v1.subscription_schedules.retrieve_async(params["id"])
         if not schedule.phases:
             raise StripeFault("missing", "The schedule has no phases.")
-        [wanted] = params["with"]["phases"][-1]["items"]
+        wanted = params["with"]["phases"][-1]["items"][0]
         return any(
             (item.price, item.quantity) == (wanted["price"], wanted["quantity"])
             for item in schedule.phases[-1]["items"]

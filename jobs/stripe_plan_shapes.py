@@ -26,6 +26,7 @@ def subscription_state(sub: Any, payments: Iterable[Any] = ()) -> SubscriptionSt
         status=sub.status,
         currency=str(sub.currency).upper(),
         items=tuple(_item(one) for one in sub["items"].data if not _is_metered(one.price)),
+        metered=tuple(_item(one) for one in sub["items"].data if _is_metered(one.price)),
         anchor=_time(sub.billing_cycle_anchor),
         started_at=_time(sub.start_date),
         trial_start=_maybe(sub.trial_start),
@@ -43,7 +44,7 @@ def _item(item: Any) -> SubscriptionItem:
     return SubscriptionItem(
         item_id=item.id,
         price_id=item.price.id,
-        quantity=item.quantity or 0,
+        quantity=getattr(item, "quantity", None) or 0,  # of what bills by use there is none
         period_start=_time(item.current_period_start),
         period_end=_time(item.current_period_end),
     )

@@ -34,8 +34,8 @@ from ledger.requests import (
     Request,
     Reserve,
     Reverse,
-    SetGate,
     SetOverage,
+    SetStanding,
     Settle,
     StartRefund,
     VoidGrant,
@@ -159,11 +159,8 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
             return _set_overage(books, request, settings, now)
         case Claim():
             return Outcome(201, Claimed(books.public("clm", books.take_no())))
-        case SetGate():
-            if books.gated_from != request.gated_from:
-                books.gated_from = request.gated_from
-                books.redefine()
-            return Outcome(200, None)
+        case SetStanding():
+            return _set_standing(books, request)
         case CloseCustomer():
             return _close(books, now)
         case Settle():
@@ -177,8 +174,9 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
 def _set_overage(books: Books, request: SetOverage, settings: Settings, now: datetime) -> Outcome:
     if (refused := usage.refuse_scale(request, "credits", settings)) is not None:
         return refused
-    if (books.policy, books.limit) != (request.policy, request.limit):
-        books.policy, books.limit = request.policy, request.limit
+    known = books.policy, books.limit, books.has_own_overage
+    if known != (request.policy, request.limit, True):
+        books.policy, books.limit, books.has_own_overage = request.policy, request.limit, True
         books.redefine()
     limit = request.limit
     scale = settings.scales["credits"]
@@ -186,6 +184,19 @@ def _set_overage(books: Books, request: SetOverage, settings: Settings, now: dat
         200,
         OverageAnswer(request.policy, None if limit is None else format_amount(limit, scale)),
     )
+
+
+def _set_standing(books: Books, request: SetStanding) -> Outcome:
+    policy = books.policy, books.limit
+    if not books.has_own_overage:
+        policy = request.policy, request.limit
+    wanted = request.gated_from, request.unbilled_from, request.billed_before, *policy
+    known = books.gated_from, books.unbilled_from, books.billed_before, books.policy, books.limit
+    if wanted != known:
+        books.gated_from, books.unbilled_from, books.billed_before = wanted[:3]
+        books.policy, books.limit = policy
+        books.redefine()
+    return Outcome(200, None)
 
 
 def _close(books: Books, now: datetime) -> Outcome:

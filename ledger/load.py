@@ -111,6 +111,9 @@ def _customers(rows: Iterable[Record]) -> dict[int, Books]:
             next_due_at=row[10],
             created_at=row[11],
             gated_from=row[12],
+            has_own_overage=row[13],
+            unbilled_from=row[14],
+            billed_before=int(row[15]),
         )
         for row in rows
     }

@@ -1,8 +1,10 @@
 """Overage: what may be used beyond the wallet, and the 402 that says why not. Pure.
 
 The limit counts what is used plus what open holds have uncovered under the same policy. Used is the
-balance of `owed` (policy `owe`) or of `billed` (policy `bill`).
+balance of `owed` (policy `owe`) or of `billed` since the billing period began (policy `bill`).
 """
+
+from typing import Final
 
 from ledger.amounts import format_amount
 from ledger.answers import Problem, balance_answer
@@ -10,10 +12,29 @@ from ledger.outcome import Outcome
 from ledger.requests import Policy
 from ledger.state import Account, Books
 
+UNBILLED: Final = (
+    " Usage beyond them is billed only under a subscription in good standing whose plan has an "
+    "overage item."
+)
+
 
 def policy_for(books: Books, asset: str) -> Policy:
-    """The policy of the moment. It counts `credits`; every other asset has `deny`."""
-    return books.policy if asset == "credits" else "deny"
+    """The policy of the moment. It counts `credits`; every other asset has `deny`.
+
+    `bill` acts as `deny` where no subscription passes on what it covers.
+    """
+    return "deny" if asset != "credits" or is_unbilled(books) else books.policy
+
+
+def is_unbilled(books: Books) -> bool:
+    """Whether the policy is `bill`, and nothing passes on to Stripe what it would cover."""
+    ends, now = books.unbilled_from, books.settled_at
+    return books.policy == "bill" and ends is not None and (now is None or now >= ends)
+
+
+def billed_in_period(books: Books, account: Account) -> int:
+    """What was billed since the billing period began. Undoing what was billed before is no gain."""
+    return max(0, account.billed - books.billed_before)
 
 
 def limit_left(books: Books, account: Account, *, used: int = 0, released: int = 0) -> int | None:
@@ -27,7 +48,7 @@ def limit_left(books: Books, account: Account, *, used: int = 0, released: int =
         return 0
     if books.limit is None:
         return None
-    taken = account.owed if policy == "owe" else account.billed
+    taken = account.owed if policy == "owe" else billed_in_period(books, account)
     held = account.uncovered_owe if policy == "owe" else account.uncovered_bill
     return max(0, books.limit - taken - used - held + released)
 
@@ -65,11 +86,14 @@ def insufficient(
     }
     if reason is None and policy != "deny":
         reason = "limit_reached"
+    if reason is None and account.asset == "credits" and is_unbilled(books):
+        reason = "no_subscription"
     if reason is not None:
         facts["overage_reason"] = reason
     words = (
         f"{facts['required']} {account.asset} needed, {facts['available']} available"
         + (f", and the overage limit leaves {format_amount(left or 0, scale)}" if reason else "")
         + ". Nothing was taken: grant credits, or ask for less."
+        + (UNBILLED if reason == "no_subscription" else "")
     )
     return Outcome(402, Problem("insufficient_credits", words, facts))

@@ -3,7 +3,7 @@
 Nothing here decides. The caller holds the customers' locks and ends the transaction.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -288,6 +288,7 @@ async def _post_rare(conn: Connection, changed: list[Books], lots: list[tuple[Bo
                 if (n := j.notes) is not None
             ],
         ),
+        (queries.billed_usage_add, [row for books in changed for row in _billed(books)]),
         (
             queries.reversed_charges_move,
             [
@@ -310,6 +311,18 @@ async def _post_money(conn: Connection, changed: list[Books]) -> None:
             await conn.execute(queries.money_post, books.customer_no, currency, row)
 
 
+def _billed(books: Books) -> Iterator[Sequence[Any]]:
+    """What each journal moved of `billed`."""
+    for journal in books.journals:
+        moved = sum(
+            t.amount if t.debit == "billed" else -t.amount
+            for t in journal.transfers
+            if "billed" in (t.debit, t.credit)
+        )
+        if moved:
+            yield books.customer_no, journal.effective_at, journal.seq, moved, journal.charge_seq
+
+
 def _redefined(books: Books) -> Sequence[Any]:
     return (
         books.customer_no,
@@ -318,6 +331,9 @@ def _redefined(books: Books) -> Sequence[Any]:
         books.signup_due,
         books.closed_at,
         books.gated_from,
+        books.has_own_overage,
+        books.unbilled_from,
+        books.billed_before,
     )
 
 

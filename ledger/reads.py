@@ -18,7 +18,7 @@ from ledger.answers import GrantAnswer, HoldAnswer, grant_answer, hold_answer
 from ledger.decide import decide
 from ledger.entities import Debt, Grant, Lot
 from ledger.load import DEBTS_MAX, DUE_MAX, Depth, TooMuch, load, load_grants, look
-from ledger.overage import policy_for
+from ledger.overage import billed_in_period, policy_for
 from ledger.requests import Policy, Settle, VoidHold
 from ledger.rows import read_hold, read_lot
 from ledger.settle import account_of
@@ -208,7 +208,7 @@ def overage_use(books: Books, account: Account) -> OverageUse:
     used, held = {
         "deny": (0, 0),
         "owe": (account.owed, account.uncovered_owe),
-        "bill": (account.billed, account.uncovered_bill),
+        "bill": (billed_in_period(books, account), account.uncovered_bill),
     }[policy]
     limit = None if policy == "deny" else books.limit
     return OverageUse(

@@ -231,7 +231,7 @@ class StartRefund(Request, frozen=True, kw_only=True):
 
 
 class SetOverage(Request, frozen=True, kw_only=True):
-    """The customer's overage policy; the limit counts the asset `credits`."""
+    """The customer's own overage policy; the limit counts the asset `credits`."""
 
     policy: Policy
     limit: int | None = None
@@ -241,10 +241,15 @@ class Claim(Request, frozen=True, kw_only=True):
     """Take a key for something that is done at Stripe: its answer names the claim, once."""
 
 
-class SetGate(Request, frozen=True, kw_only=True):
-    """From when on the customer's plan lets no hold or usage start; None: it may."""
+class SetStanding(Request, frozen=True, kw_only=True):
+    """What the customer's subscription allows: see `Books`."""
 
     gated_from: datetime | None
+    unbilled_from: datetime | None
+    billed_before: int
+    policy: Policy
+    """The plan's, of whoever has no own."""
+    limit: int | None = None
 
 
 class CloseCustomer(Request, frozen=True, kw_only=True):

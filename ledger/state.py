@@ -120,6 +120,12 @@ class Books(Struct, eq=False):
     closed_at: datetime | None = None
     gated_from: datetime | None = None
     """From when on its plan lets nothing new start; None: it may."""
+    has_own_overage: bool = False
+    """The policy is the customer's own; else it is its plan's."""
+    unbilled_from: datetime | None = None
+    """From when on `bill` acts as `deny`: no subscription passes it on. None: it is in force."""
+    billed_before: int = 0
+    """What was billed before the current billing period."""
     last_no: int = 0
     last_seq: int = 0
     last_hash: bytes = GENESIS

@@ -45,6 +45,8 @@ class Meter(Struct, frozen=True, kw_only=True):
     """Since when it reads events by its present definition."""
     is_used: bool
     """Whether it has counted or rejected an event: then its definition is fixed."""
+    is_reported: bool = False
+    """Whether a plan bills by it: what it counts is told to Stripe."""
 
 
 class Catalog(Struct, frozen=True):
@@ -102,6 +104,7 @@ async def read(conn: Connection) -> Catalog:
             changed_at=row["changed_at"],
             defined_at=row["defined_at"],
             is_used=row["is_used"],
+            is_reported=row["is_reported"],
         )
         for row in await conn.fetch(queries.meters_read)
     ]

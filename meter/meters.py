@@ -115,6 +115,10 @@ async def put(conn: Connection, wanted: Wanted) -> tuple[Meter, bool]:
     known = catalog.meters.get(wanted.key)
     if known is None and len(catalog.meters) >= METERS_MAX:
         raise ProblemError(409, "too_many_meters", f"There are {METERS_MAX} meters already.")
+    if known is not None and known.is_reported and wanted.charge != "none":
+        raise _bad(
+            "/charge", "A plan bills by this meter: what it counts can't be charged in credits too."
+        )
     is_redefined = known is not None and not _is_same(known, wanted, filters, whole=False)
     if known is not None and is_redefined:
         if known.is_used:

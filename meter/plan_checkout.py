@@ -4,7 +4,7 @@ The order is a purchase that waits for the first line of an invoice that pays it
 that is a purchase of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -90,6 +90,8 @@ async def open_order(
     named = parse_id("pur", order_id)
     owner = None if named is None else PurchaseRef(*named)
     price = await plans.price_at_stripe(service, plan)
+    scale = service.settings().scales[plan.currency]
+    by_use = await plans.item_prices_at_stripe(service, plan, scale)
     customer = await stripe_customer(service, request.customer_no)
     name = f"session-{order_id}-{epoch}"
     marks = {
@@ -101,7 +103,7 @@ async def open_order(
     call = StripeCall(
         name=name,
         kind="session",
-        params=_session(asked, plan, price, customer, marks, has_trial=has_trial),
+        params=_session(asked, plan, [price, *by_use], customer, marks, has_trial=has_trial),
         customer_no=request.customer_no,
         purchase_no=None if owner is None else owner.purchase_no,
     )
@@ -119,19 +121,22 @@ async def open_order(
 def _session(
     asked: Mapping[str, Any],
     plan: Plan,
-    price: str,
+    prices: Sequence[str],
     customer: str,
     marks: Mapping[str, str],
     *,
     has_trial: bool,
 ) -> dict[str, Any]:
-    """A checkout session that starts a subscription."""
+    """A checkout session that starts a subscription: the plan's own price is the first."""
     data: dict[str, Any] = {"metadata": marks, "billing_mode": {"type": "flexible"}}
     params: dict[str, Any] = {
         "mode": "subscription",
         "customer": customer,
         "client_reference_id": marks.get("purchase_id", marks["drawdown_call"]),
-        "line_items": [{"price": price, "quantity": asked["quantity"]}],
+        "line_items": [
+            {"price": prices[0], "quantity": asked["quantity"]},
+            *({"price": price} for price in prices[1:]),
+        ],
         "success_url": asked["success_url"],
         "cancel_url": asked["cancel_url"],
         "metadata": marks,

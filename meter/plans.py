@@ -4,10 +4,13 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, Literal
 
+import msgspec
 from asyncpg import Record
 from msgspec import Struct, structs
 
-from meter import stripe_calls
+from meter import catalog, plan_items, stripe_calls
+from meter.plan_items import Metered, Overage
+from meter.problems import ProblemError
 from meter.stripe_calls import Host, StripeCall
 from meter.stripe_port import Made
 from sql import queries
@@ -42,6 +45,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     tax_behavior: str | None
     is_active: bool
     metadata: str
+    metered: tuple[Metered, ...] = ()
+    overage: Overage | None = None
     created_at: datetime | None = None
 
     @property
@@ -49,13 +54,25 @@ class Plan(Struct, frozen=True, kw_only=True):
         """The version, as purchases name it."""
         return f"{self.plan}@{self.version}"
 
+    def meanings(self) -> dict[str, tuple[str | None, int | None]]:
+        """What is told under each name: of a meter, or so many credits beyond the wallet."""
+        found: dict[str, tuple[str | None, int | None]] = {
+            one.event_name: (one.meter, None) for one in self.metered
+        }
+        if self.overage is not None and self.overage.event_name is not None:
+            found[self.overage.event_name] = (None, self.overage.report_unit)
+        return found
+
     def credits_for(self, quantity: int) -> int:
         """What a whole period gives."""
         return self.credits * quantity
 
 
 def _read(row: Record) -> Plan:
-    return Plan(**dict(row))
+    known: dict[str, Any] = {name: value for name, value in row.items() if name != "price_id"}
+    known["metered"] = msgspec.json.decode(row["metered"], type=tuple[Metered, ...])
+    known["overage"] = msgspec.json.decode(row["overage"], type=Overage | None)
+    return Plan(**known)
 
 
 async def listed(conn: Connection) -> list[Plan]:
@@ -79,14 +96,15 @@ async def version(conn: Connection, plan: str, number: int) -> Plan:
 async def of_prices(conn: Connection, price_ids: Iterable[str]) -> dict[str, Plan]:
     """The versions that prices at Stripe stand for; those that are not of ours are left out."""
     rows = await conn.fetch(queries.plans_of_prices, list(price_ids))
-    return {
-        row["price_id"]: Plan(**{k: v for k, v in row.items() if k != "price_id"}) for row in rows
-    }
+    return {row["price_id"]: _read(row) for row in rows}
 
 
 async def put(conn: Connection, wanted: Plan) -> tuple[Plan, bool]:
     """Make a version, unless the latest is the same; the latest, and whether the plan is new."""
     await conn.execute(queries.plan_lock, wanted.plan)
+    if wanted.metered:
+        await _check_meters(conn, wanted.metered)
+    await _check_names(conn, wanted)
     known = await latest(conn, wanted.plan)
     if known is not None:
         same = structs.replace(wanted, version=known.version, created_at=known.created_at)
@@ -94,10 +112,48 @@ async def put(conn: Connection, wanted: Plan) -> tuple[Plan, bool]:
             return known, False
     members: dict[str, Any] = structs.asdict(wanted)
     del members["version"], members["created_at"]
+    for name in ("metered", "overage"):
+        members[name] = msgspec.json.encode(members[name]).decode()
     await conn.execute(queries.plan_add, *members.values())
+    if wanted.metered:
+        await conn.execute(queries.meters_report, [one.meter for one in wanted.metered])
     made = await latest(conn, wanted.plan)
     assert made is not None, "it was just made"
     return made, known is None
+
+
+async def _check_meters(conn: Connection, metered: Iterable[Metered]) -> None:
+    """Nobody changes a meter meanwhile. Raises ProblemError 422."""
+    await catalog.change(conn)
+    meters = (await catalog.read(conn)).meters
+    for place, item in enumerate(metered):
+        meter = meters.get(item.meter)
+        words = None
+        if meter is None:
+            words = "There is no meter of this key: PUT /v1/meters/{key} makes one."
+        elif meter.charge != "none":
+            words = (
+                f"Usage of this meter is charged in credits (charge: {meter.charge}): a plan can't "
+                "bill it as well. Make another meter of the same events with charge: none."
+            )
+        if words is not None:
+            raise ProblemError(422, "invalid_value", words, pointer=f"/metered/{place}/meter")
+
+
+async def _check_names(conn: Connection, wanted: Plan) -> None:
+    """One name means one thing in all plans: Stripe adds up by it. Raises ProblemError 422."""
+    means = wanted.meanings()
+    for other in await listed(conn):
+        known = other.meanings()
+        for name in means:
+            if other.plan != wanted.plan and name in known and known[name] != means[name]:
+                raise ProblemError(
+                    422,
+                    "invalid_value",
+                    f"The plan {other.plan} tells something else under the event_name {name}: "
+                    "choose another.",
+                    pointer="/metered",
+                )
 
 
 def product_id(host: Host, plan: Plan) -> str:
@@ -141,3 +197,21 @@ async def price_at_stripe(host: Host, plan: Plan) -> str:
         await conn.execute(queries.plan_price_link, made.object_id, plan.plan, plan.version)
 
     return (await stripe_calls.send(host, price.name, link)).object_id
+
+
+async def item_prices_at_stripe(host: Host, plan: Plan, scale: int) -> list[str]:
+    """The ids of the prices that bill a version by use; `scale` is its currency's.
+
+    Raises StripeFault.
+    """
+    return await plan_items.prices_at_stripe(
+        host,
+        plan=plan.plan,
+        version=plan.version,
+        name=plan.name,
+        currency=plan.currency,
+        scale=scale,
+        period=plan.period,
+        metered=plan.metered,
+        overage=plan.overage,
+    )

@@ -6,6 +6,7 @@ Stripe's library.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
@@ -118,6 +119,8 @@ class SubscriptionState(Struct, frozen=True, kw_only=True):
     """Those that are paid in advance."""
     anchor: datetime
     """From which its periods are counted."""
+    metered: tuple[SubscriptionItem, ...] = ()
+    """Those that bill by use."""
     started_at: datetime
     trial_start: datetime | None = None
     trial_end: datetime | None = None
@@ -220,6 +223,18 @@ class Payment(Struct, frozen=True, kw_only=True):
     disputes: tuple[DisputeState, ...] = ()
     is_suspected: bool = False
     """An early fraud warning is open."""
+
+
+class UsageEvent(Struct, frozen=True, kw_only=True):
+    """A piece of usage as Stripe is told of it."""
+
+    identifier: str
+    event_name: str
+    customer_id: str
+    """Stripe's."""
+    value: str
+    """A plain decimal."""
+    at: datetime
 
 
 class News(Struct, frozen=True):
@@ -326,6 +341,27 @@ class StripePort(Protocol):
 
     async def cancel_intent(self, intent_id: str) -> str:
         """Give up an intent; its status then, whatever it is."""
+        ...
+
+    async def usage_meter(self, event_name: str) -> str:
+        """The meter at Stripe that adds up what is told under a name, made if there is none.
+
+        One that does something else is refused.
+        """
+        ...
+
+    async def tell_usage(self, event: UsageEvent) -> None:
+        """Tell one piece of usage; that Stripe knows it already is no fault."""
+        ...
+
+    async def usage_sums(
+        self, meter_id: str, customer_id: str, since: datetime, until: datetime
+    ) -> Mapping[datetime, Decimal]:
+        """What Stripe has counted of a customer, by the hours of [since, until) that have any."""
+        ...
+
+    async def invoice_at(self, subscription_id: str, ends: datetime) -> Invoice | None:
+        """The invoice that bills what a subscription used in the period that ended then."""
         ...
 
     async def is_deleted(self, customer_id: str) -> bool: ...

@@ -33,6 +33,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
     plan: Plan
     price_id: str
+    item_prices: tuple[str, ...]
+    """Of what it bills by use."""
     quantity: int
     when: When
     proration: Proration
@@ -145,7 +147,7 @@ async def begin(call: Call, customer_no: int, operation: str) -> Doing:
 async def preview(stripe: StripePort, one: Subscription, wanted: Wanted) -> Preview:
     """What Stripe would bill for a change that is made now. Raises StripeFault."""
     details: dict[str, Any] = {
-        "items": [_item(one, wanted)],
+        "items": _items(one, wanted),
         "proration_behavior": BEHAVIOR[wanted.proration],
     }
     if wanted.proration_date is not None:
@@ -155,8 +157,14 @@ async def preview(stripe: StripePort, one: Subscription, wanted: Wanted) -> Prev
     )
 
 
-def _item(one: Subscription, wanted: Wanted) -> dict[str, Any]:
-    return {"id": one.item_id, "price": wanted.price_id, "quantity": wanted.quantity}
+def _items(one: Subscription, wanted: Wanted) -> list[dict[str, Any]]:
+    """The plan's own item first; then what bills by use and comes or goes with the change."""
+    has = {item.price_id: item.item_id for item in one.state.metered}
+    return [
+        {"id": one.item_id, "price": wanted.price_id, "quantity": wanted.quantity},
+        *({"id": has[gone], "deleted": True} for gone in has if gone not in wanted.item_prices),
+        *({"price": new} for new in wanted.item_prices if new not in has),
+    ]
 
 
 def credits_more(one: Subscription, wanted: Wanted, now: datetime) -> int:
@@ -177,7 +185,7 @@ def credits_more(one: Subscription, wanted: Wanted, now: datetime) -> int:
 async def change_now(doing: Doing, one: Subscription, wanted: Wanted) -> Told:
     """Move to another plan or quantity at once; it counts when its invoice is paid."""
     params: dict[str, Any] = {
-        "items": [_item(one, wanted)],
+        "items": _items(one, wanted),
         "proration_behavior": BEHAVIOR[wanted.proration],
         "payment_behavior": "pending_if_incomplete",
     }
@@ -212,12 +220,18 @@ async def change_later(doing: Doing, one: Subscription, wanted: Wanted) -> Told:
     schedule_id = one.state.schedule_id or (await doing.do("schedule", one)).object_id
     phases = [
         {
-            "items": [{"price": one.price_id, "quantity": one.quantity}],
+            "items": [
+                {"price": one.price_id, "quantity": one.quantity},
+                *({"price": item.price_id} for item in one.state.metered),
+            ],
             "start_date": int(one.period_start.timestamp()),
             "end_date": int(one.period_end.timestamp()),
         },
         {
-            "items": [{"price": wanted.price_id, "quantity": wanted.quantity}],
+            "items": [
+                {"price": wanted.price_id, "quantity": wanted.quantity},
+                *({"price": price} for price in wanted.item_prices),
+            ],
             "duration": {"interval": wanted.plan.period, "interval_count": 1},
         },
     ]

@@ -8,8 +8,8 @@ import structlog
 from msgspec import Struct
 
 from ledger import customers, load
-from ledger.requests import SetGate
-from meter import plans
+from ledger.requests import Policy, SetStanding
+from meter import plan_items, plans, usage_items
 from meter.plans import Plan
 from meter.service import Service
 from meter.stripe_port import SubscriptionState
@@ -130,7 +130,7 @@ async def keep(
 
     In the caller's transaction. One that has no plan of ours any more stays as it was.
     """
-    books = (await load.lock(conn, [customer_no], wait=True))[customer_no]
+    await load.lock(conn, [customer_no], wait=True)
     known = await plans.of_prices(conn, [item.price_id for item in state.items])
     item = next((one for one in state.items if one.price_id in known), None)
     if item is None:
@@ -166,11 +166,44 @@ async def keep(
         *(customer_no, first.subscription_id, first.status, plan.plan, plan.tier),
         plan.rate_card if first.is_live else None,
     )
-    now = await customers.now(conn)
-    request = SetGate(
+    await usage_items.follow(conn, customer_no, first.state, await customers.now(conn))
+    await stand(service, conn, customer_no)
+
+
+async def stand(service: Service, conn: Connection, customer_no: int) -> None:
+    """Bring into the books what the customer's subscription allows: the gate, and what `bill` may
+    cover. In the caller's transaction.
+    """
+    books = (await load.lock(conn, [customer_no], wait=True))[customer_no]
+    first, now = await primary(conn, customer_no), await customers.now(conn)
+    grace = service.config.past_due_grace
+    gated, unbilled = None, None
+    if service.config.stripe is not None:
+        unbilled = min(books.unbilled_from or now, now)
+    policy: Policy = "deny"
+    limit, billed_before = None, books.billed_before
+    if first is not None:
+        worth = standing(first, now, grace)
+        gated = _gate(first, books.gated_from, now, grace)
+        prices = [item.price_id for item in first.state.metered]
+        items = await plan_items.of_prices(conn, prices)
+        if usage_items.bills(first.plan, first.state, items):
+            unbilled = worth.lost_at
+            if unbilled is None and not worth.is_active:
+                unbilled = min(books.unbilled_from or now, now)
+            billed_before = int(
+                await conn.fetchval(queries.billed_before_read, customer_no, first.period_start)
+            )
+        if first.is_live and first.plan.overage is not None:
+            policy, limit = first.plan.overage.policy, first.plan.overage.limit
+    request = SetStanding(
         customer_no=customer_no,
-        operation="set_gate",
-        gated_from=_gate(first, books.gated_from, now, service.config.past_due_grace),
+        operation="set_standing",
+        gated_from=gated,
+        unbilled_from=unbilled,
+        billed_before=billed_before,
+        policy=policy,
+        limit=limit,
     )
     await service.decide_in(conn, request)
 

@@ -73,6 +73,15 @@ class Shop:
             found: Any = msgspec.json.decode(await response.read())
         return found.get(kind, [])
 
+    async def look(self, path: str) -> Any:
+        """What the stand-in's control plane shows."""
+        headers = {"Authorization": f"Bearer {self.standin.token}"}
+        url = f"{self.standin.url}/_sandbox/{path}"
+        async with self.web.get(url, headers=headers) as response:
+            found = msgspec.json.decode(await response.read())
+            assert response.status == 200, (path, found)
+            return found
+
     async def requests(self) -> list[Any]:
         """What the stand-in was asked, but for its control plane."""
         headers = {"Authorization": f"Bearer {self.standin.token}"}

@@ -19,6 +19,7 @@ from meter.http import (
     reads,
     rerates,
     subscriptions,
+    usage_reports,
     webhook,
     why,
 )
@@ -40,6 +41,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *access.ROUTES,
     *cards.ROUTES,
     *billing.ROUTES,
+    *usage_reports.ROUTES,
     *webhook.ROUTES,
     *why.ROUTES,
     *operate.ROUTES,

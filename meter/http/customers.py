@@ -10,7 +10,7 @@ from ledger import customers
 from ledger.customers import AssetAnswer, CustomerAnswer, StripeCustomerTaken
 from ledger.decide import Closed
 from ledger.requests import CloseCustomer, Request, SetOverage, Settle
-from meter import auth, parse
+from meter import auth, parse, subscriptions
 from meter.auth import TokenAnswer
 from meter.http import bodies
 from meter.http.hot import JSON, reply
@@ -50,6 +50,8 @@ async def put_customer(call: Call) -> Reply:
     async def write() -> CustomerAnswer | None:
         async with transaction(service.pool) as conn:
             await service.decide_in(conn, request)
+            if overage is not None and overage["policy"] == "bill":
+                await subscriptions.stand(service, conn, number)
             if members:
                 await _put_profile(conn, number, members)
             return await customers.read(conn, number, scale)

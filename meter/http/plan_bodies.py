@@ -9,13 +9,64 @@ from msgspec import Meta, Struct
 from meter.http.bodies import Amount, Body, Metadata, Time
 from meter.http.stripe_bodies import PlanKey, Price, PriceAnswer
 from meter.http.usage_bodies import RateCardKey
+from meter.plan_items import EVENT_NAME_PATTERN, ITEMS_MAX
 from meter.plans import TRIAL_DAYS_MAX
+from meter.rate_cards import PRICE_PATTERN
 
+EventName = Annotated[
+    str,
+    Meta(
+        description="Under which Stripe is told: of a meter there that adds up, or of a new one.",
+        pattern=EVENT_NAME_PATTERN,
+        examples=["api_calls"],
+    ),
+]
+ItemPrice = Annotated[
+    str,
+    Meta(
+        description="In units of the plan's currency; finer than its cents is fine.",
+        pattern=PRICE_PATTERN,
+        examples=["0.002"],
+    ),
+]
 Seats = Annotated[int, Meta(ge=1, le=100_000, description="How many seats; left out: as it is.")]
 When = Annotated[
     Literal["now", "period_end"],
     Meta(description="At once, or when what is paid ends."),
 ]
+
+
+class ItemTierBody(Body, frozen=True, kw_only=True):
+    """From where the one before ends up to and with `up_to`."""
+
+    up_to: Annotated[int, Meta(ge=1)] | None = None
+    """Left out on the last one only."""
+    unit_price: ItemPrice = "0"
+    flat_price: ItemPrice = "0"
+
+
+class MeteredBody(Body, frozen=True, kw_only=True):
+    """Usage that is paid for afterwards: exactly one of `unit_price` and `tiers`."""
+
+    meter: Annotated[str, Meta(min_length=1, max_length=63)]
+    """One with `charge: none`: what it counts is billed, not charged in credits."""
+    event_name: EventName
+    unit_price: ItemPrice | None = None
+    tiers: Annotated[tuple[ItemTierBody, ...], Meta(max_length=100)] = ()
+    tier_mode: Literal["graduated", "volume"] = "graduated"
+
+
+class PlanOverageBody(Body, frozen=True, kw_only=True):
+    """The overage policy of its customers that have none of their own."""
+
+    policy: Literal["deny", "owe", "bill"]
+    limit: Amount | None = None
+    event_name: EventName | None = None
+    """Of `bill`, as is `unit_price`."""
+    unit_price: ItemPrice | None = None
+    """Of one `report_unit` of credits, in the plan's currency."""
+    report_unit: Amount | None = None
+    """Credits that are one unit at Stripe; left out: 1."""
 
 
 class PlanBody(Body, frozen=True, kw_only=True):
@@ -35,11 +86,39 @@ class PlanBody(Body, frozen=True, kw_only=True):
     priority: Annotated[int, Meta(ge=0, le=100)] = 50
     requires_subscription: bool = False
     """Whether holds and usage of its customers need it in good standing."""
+    metered: Annotated[tuple[MeteredBody, ...], Meta(max_length=ITEMS_MAX)] = ()
+    overage: PlanOverageBody | None = None
     rate_card: RateCardKey | None = None
     active: bool = True
     tax_code: Annotated[str, Meta(pattern="^txcd_[0-9]{8}$")] | None = None
     tax_behavior: Literal["inclusive", "exclusive"] | None = None
     metadata: Metadata | None = None
+
+
+class ItemTierAnswer(Struct, frozen=True):
+    up_to: int | None
+    unit_price: str
+    flat_price: str
+
+
+class MeteredAnswer(Struct, frozen=True, kw_only=True):
+    """Usage that is paid for afterwards."""
+
+    meter: str
+    event_name: str
+    unit_price: str | None
+    tiers: list[ItemTierAnswer]
+    tier_mode: str
+
+
+class PlanOverageAnswer(Struct, frozen=True, kw_only=True):
+    """What covers usage beyond the wallet."""
+
+    policy: str
+    limit: str | None
+    event_name: str | None
+    unit_price: str | None
+    report_unit: str | None
 
 
 class PlanAnswer(Struct, frozen=True, kw_only=True):
@@ -58,6 +137,8 @@ class PlanAnswer(Struct, frozen=True, kw_only=True):
     upgrade_credits: str
     priority: int
     requires_subscription: bool
+    metered: list[MeteredAnswer]
+    overage: PlanOverageAnswer | None
     rate_card: str | None
     active: bool
     tax_code: str | None

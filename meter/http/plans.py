@@ -1,5 +1,7 @@
 """Plans: what can be subscribed to."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -9,9 +11,19 @@ from meter import parse, plans, stripe_calls
 from meter.http.customers import answer
 from meter.http.packs import price_of
 from meter.http.paging import LIMIT, Page, page, place
-from meter.http.plan_bodies import PlanAnswer, PlanBody
+from meter.http.plan_bodies import (
+    ItemTierAnswer,
+    ItemTierBody,
+    MeteredAnswer,
+    MeteredBody,
+    PlanAnswer,
+    PlanBody,
+    PlanOverageAnswer,
+    PlanOverageBody,
+)
 from meter.http.stripe_bodies import PriceAnswer
 from meter.packs import PACK
+from meter.plan_items import ItemTier, Metered, Overage, decimal_price
 from meter.plans import Plan
 from meter.problems import ProblemError
 from meter.route import Call, Reply, Route
@@ -37,6 +49,8 @@ async def put_plan(call: Call) -> Reply:
     if made.is_active:
         try:
             await plans.price_at_stripe(call.service, made)
+            scale = call.service.settings().scales[made.currency]
+            await plans.item_prices_at_stripe(call.service, made, scale)
         except StripeFault as fault:
             raise stripe_calls.problem_of(fault) from fault
     return answer(201 if is_new else 200, _show(call.service, made))
@@ -81,6 +95,107 @@ async def _read(call: Call, body: PlanBody) -> Plan:
         tax_behavior=body.tax_behavior,
         is_active=body.active,
         metadata=parse.metadata(body.metadata or {}, "/metadata"),
+        metered=_metered(body.metered, money),
+        overage=_overage(service, body.overage, money, [one.event_name for one in body.metered]),
+    )
+
+
+def _metered(bodies: Sequence[MeteredBody], money: int) -> tuple[Metered, ...]:
+    """Metered items as they are kept. Raises ProblemError 422."""
+    found: list[Metered] = []
+    for number, body in enumerate(bodies):
+        at = f"/metered/{number}"
+        if (body.unit_price is None) == (not body.tiers):
+            raise ProblemError(
+                422, "invalid_value", "Send a unit_price or tiers.", pointer=f"{at}/unit_price"
+            )
+        if any(one.event_name == body.event_name for one in found):
+            raise ProblemError(
+                422,
+                "invalid_value",
+                "Another item of this plan has this event_name: each needs its own.",
+                pointer=f"{at}/event_name",
+            )
+        price = body.unit_price
+        found.append(
+            Metered(
+                meter=body.meter,
+                event_name=body.event_name,
+                unit_price=None
+                if price is None
+                else decimal_price(price, money, f"{at}/unit_price"),
+                tiers=tuple(
+                    ItemTier(
+                        up_to=tier.up_to,
+                        unit_price=decimal_price(tier.unit_price, money, f"{at}/tiers/{tier_no}"),
+                        flat_price=decimal_price(tier.flat_price, money, f"{at}/tiers/{tier_no}"),
+                    )
+                    for tier_no, tier in enumerate(body.tiers)
+                ),
+                tier_mode=body.tier_mode,
+            )
+        )
+        _check_tiers(body.tiers, f"{at}/tiers")
+    return tuple(found)
+
+
+def _check_tiers(tiers: Sequence[ItemTierBody], pointer: str) -> None:
+    ends = [tier.up_to for tier in tiers]
+    rises = all(a is not None and b is not None and a < b for a, b in pairwise(ends[:-1]))
+    if ends and (ends[-1] is not None or None in ends[:-1] or not rises):
+        raise ProblemError(
+            422,
+            "invalid_value",
+            "Tiers end ever higher, and only the last one, which has no up_to, has no end.",
+            pointer=pointer,
+        )
+
+
+def _overage(
+    service: Service, body: PlanOverageBody | None, money: int, taken: Sequence[str]
+) -> Overage | None:
+    """The overage item as it is kept. Raises ProblemError 422."""
+    if body is None:
+        return None
+    scale = service.credit_scale("credits")
+    limit = None if body.limit is None else parse.amount(body.limit, scale, "/overage/limit")
+    if body.policy == "owe" and limit is None:
+        raise ProblemError(422, "invalid_overage", "owe needs a limit.", pointer="/overage/limit")
+    if body.policy == "deny" and limit is not None:
+        raise ProblemError(422, "invalid_overage", "deny has no limit.", pointer="/overage/limit")
+    named = body.event_name, body.unit_price, body.report_unit
+    if body.event_name in taken:
+        raise ProblemError(
+            422,
+            "invalid_value",
+            "A metered item of this plan has this event_name: each needs its own.",
+            pointer="/overage/event_name",
+        )
+    if body.policy != "bill":
+        if named != (None, None, None):
+            raise ProblemError(
+                422,
+                "invalid_overage",
+                "Only `bill` has an event_name, a unit_price and a report_unit.",
+                pointer="/overage/policy",
+            )
+        return Overage(policy=body.policy, limit=limit)
+    if body.event_name is None or body.unit_price is None:
+        raise ProblemError(
+            422,
+            "invalid_overage",
+            "`bill` needs an event_name and a unit_price: what Stripe is told, and its price.",
+            pointer="/overage/event_name",
+        )
+    unit = 10**scale
+    if body.report_unit is not None:
+        unit = parse.amount(body.report_unit, scale, "/overage/report_unit")
+    return Overage(
+        policy="bill",
+        limit=limit,
+        event_name=body.event_name,
+        unit_price=decimal_price(body.unit_price, money, "/overage/unit_price"),
+        report_unit=unit,
     )
 
 
@@ -106,12 +221,39 @@ def _show(service: Service, plan: Plan) -> PlanAnswer:
         upgrade_credits=plan.upgrade_credits,
         priority=plan.priority,
         requires_subscription=plan.requires_subscription,
+        metered=[
+            MeteredAnswer(
+                meter=one.meter,
+                event_name=one.event_name,
+                unit_price=one.unit_price,
+                tiers=[
+                    ItemTierAnswer(tier.up_to, tier.unit_price, tier.flat_price)
+                    for tier in one.tiers
+                ],
+                tier_mode=one.tier_mode,
+            )
+            for one in plan.metered
+        ],
+        overage=None if plan.overage is None else _show_overage(plan.overage, scales["credits"]),
         rate_card=plan.rate_card,
         active=plan.is_active,
         tax_code=plan.tax_code,
         tax_behavior=plan.tax_behavior,
         metadata=msgspec.Raw(plan.metadata.encode()),
         created_at=plan.created_at,
+    )
+
+
+def _show_overage(overage: Overage, scale: int) -> PlanOverageAnswer:
+    def shown(amount: int | None) -> str | None:
+        return None if amount is None else format_amount(amount, scale)
+
+    return PlanOverageAnswer(
+        policy=overage.policy,
+        limit=shown(overage.limit),
+        event_name=overage.event_name,
+        unit_price=overage.unit_price,
+        report_unit=shown(overage.report_unit),
     )
 
 
@@ -141,6 +283,7 @@ ROUTES: Final = (
             "invalid_asset",
             "invalid_currency",
             "invalid_rate_card",
+            "invalid_overage",
             "amount_out_of_range",
             "stripe_unavailable",
             "stripe_refused",

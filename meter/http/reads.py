@@ -63,7 +63,7 @@ async def _asset(call: Call) -> str:
     return code
 
 
-def _moment(call: Call, name: str) -> datetime | None:
+def moment(call: Call, name: str) -> datetime | None:
     given = call.query.get(name)
     # A plus sign of an offset that was not percent-encoded arrives as a space.
     return None if given is None else parse.timestamp(given.replace(" ", "+"), f"/{name}")
@@ -86,7 +86,7 @@ async def get_balance(call: Call) -> Reply:
     axis = call.query.get("axis", "effective")
     if axis not in AXES:
         raise ProblemError(422, "invalid_query", "axis is effective or created.")
-    at = _moment(call, "at")
+    at = moment(call, "at")
     number = await service.customer_no(call, call.ids[0])
     if at is None:
         async with transaction(service.pool, snapshot=True) as conn:
@@ -115,7 +115,7 @@ async def get_statement(call: Call) -> Reply:
     """Every journal that moved the wallet, with the running balance, in the order of the book."""
     asset, at = await _asset(call), place(call, "statement")
     after = None if at.after is None else msgspec.convert(at.after, StatementPosition)
-    from_, to = _moment(call, "from"), _moment(call, "to")
+    from_, to = moment(call, "from"), moment(call, "to")
     number = await call.service.customer_no(call, call.ids[0])
     async with transaction(call.service.pool) as conn:
         found, more = await history.statement(
@@ -210,7 +210,7 @@ async def list_charges(call: Call) -> Reply:
         if held is None or held[0] != number:
             raise ProblemError(404, "hold_not_found", "No such hold of this customer.")
         hold_no = held[1]
-    from_, to = _moment(call, "from"), _moment(call, "to")
+    from_, to = moment(call, "from"), moment(call, "to")
     async with transaction(call.service.pool, snapshot=True) as conn:
         found, more = await records.charges(
             conn,
@@ -232,7 +232,7 @@ async def list_journals(call: Call) -> Reply:
     kind = call.query.get("kind")
     if kind is not None and kind not in JOURNAL_KINDS:
         raise ProblemError(422, "invalid_query", f"kind is one of {', '.join(JOURNAL_KINDS)}.")
-    from_, to = _moment(call, "from"), _moment(call, "to")
+    from_, to = moment(call, "from"), moment(call, "to")
     async with transaction(call.service.pool, snapshot=True) as conn:
         found, more = await records.journals(
             conn,

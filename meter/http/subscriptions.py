@@ -132,11 +132,15 @@ async def _wanted(call: Call, one: Subscription, body: ChangeBody) -> Wanted:
     if body.when == "now" and date is None and body.proration != "none":
         date = now.replace(microsecond=0)
     price_id = one.price_id
+    by_use = [item.price_id for item in one.state.metered]
     if plan != one.plan:
         price_id = await plans.price_at_stripe(service, plan)
+        scale = service.settings().scales[plan.currency]
+        by_use = await plans.item_prices_at_stripe(service, plan, scale)
     return Wanted(
         plan=plan,
         price_id=price_id,
+        item_prices=tuple(by_use),
         quantity=one.quantity if body.quantity is None else body.quantity,
         when=body.when,
         proration=body.proration,

@@ -5,7 +5,8 @@
 -- left out, so a batch never waits while it holds locks.
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
-    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from
+    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
+    unbilled_from, billed_before
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
@@ -15,7 +16,8 @@ FOR NO KEY UPDATE SKIP LOCKED;
 -- Locks customers in ascending order, waiting for each up to lock_timeout.
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
-    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from
+    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
+    unbilled_from, billed_before
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
@@ -25,7 +27,8 @@ FOR NO KEY UPDATE;
 -- For a read of a past moment: no write of this customer may be under way.
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
-    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from
+    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
+    unbilled_from, billed_before
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
@@ -35,7 +38,8 @@ FOR SHARE;
 -- The customers' rows without a lock, for reads.
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
-    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from
+    last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
+    unbilled_from, billed_before
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no;

@@ -152,18 +152,52 @@ FROM unnest(
 ) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
 
 -- customers_set --
--- What seldom changes of a customer: policy, limit, sign-up mark, closing, gate.
+-- What seldom changes of a customer: policy, limit, sign-up mark, closing, gate, billing.
 UPDATE customers AS c
 SET
     overage_policy = v.overage_policy,
     overage_limit = v.overage_limit,
     signup_due = v.signup_due,
     closed_at = v.closed_at,
-    gated_from = v.gated_from
+    gated_from = v.gated_from,
+    has_own_overage = v.has_own_overage,
+    unbilled_from = v.unbilled_from,
+    billed_before = v.billed_before
 FROM unnest(
-    $1::bigint[], $2::text[], $3::bigint[], $4::boolean[], $5::timestamptz[], $6::timestamptz[]
-) AS v (customer_no, overage_policy, overage_limit, signup_due, closed_at, gated_from)
+    $1::bigint[], $2::text[], $3::bigint[], $4::boolean[], $5::timestamptz[], $6::timestamptz[],
+    $7::boolean[], $8::timestamptz[], $9::numeric[]
+) AS v (
+    customer_no, overage_policy, overage_limit, signup_due, closed_at, gated_from, has_own_overage,
+    unbilled_from, billed_before
+)
 WHERE c.customer_no = v.customer_no;
+
+-- billed_usage_add --
+-- What journals moved of `billed`, by its own time; what was undone has the time of the charge.
+-- Marks the hours for whoever tells Stripe, of customers whose subscription bills it.
+WITH added AS (
+    INSERT INTO billed_usage (customer_no, effective_at, seq, amount)
+    SELECT
+        v.customer_no,
+        coalesce(c.effective_at, v.effective_at) AS effective_at,
+        v.seq,
+        v.amount
+    FROM unnest(
+        $1::bigint[], $2::timestamptz[], $3::bigint[], $4::bigint[], $5::bigint[]
+    ) AS v (customer_no, effective_at, seq, amount, charge_seq)
+    LEFT JOIN journals AS c ON v.customer_no = c.customer_no AND v.charge_seq = c.seq
+    RETURNING customer_no, effective_at
+)
+
+INSERT INTO unreported_usage AS u (customer_no, meter_no, hour)
+SELECT DISTINCT
+    a.customer_no,
+    0 AS meter_no,
+    date_trunc('hour', a.effective_at, 'UTC') AS hour
+FROM added AS a
+INNER JOIN report_items AS i ON a.customer_no = i.customer_no AND i.meter_no = 0
+ORDER BY customer_no, hour
+ON CONFLICT (customer_no, meter_no, hour) DO UPDATE SET version = u.version + 1;
 
 -- lots_reshape --
 -- Lots of which more changed than what they hold.

@@ -20,7 +20,7 @@ UPDATE installation SET catalog_version = catalog_version + 1;
 -- Every meter, in the order they were made.
 SELECT
     meter_no, meter, event_type, aggregation, value_property, group_by, filters, unit, charge,
-    created_at, changed_at, defined_at, is_used
+    created_at, changed_at, defined_at, is_used, is_reported
 FROM meters
 ORDER BY meter_no;
 

@@ -5,7 +5,7 @@
 SELECT DISTINCT ON (plan)
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, created_at
+    metadata, metered, overage, created_at
 FROM plans
 WHERE $1::text IS NULL OR plan = $1::text
 ORDER BY plan, version DESC;
@@ -19,14 +19,14 @@ SELECT pg_advisory_xact_lock(1886150017, hashtext($1::text));
 INSERT INTO plans (
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, created_at
+    metadata, metered, overage, created_at
 )
 SELECT
     $1::text,
     coalesce(max(version), 0) + 1,
     $2::text, $3::text, $4::text, $5::text, $6::bigint, $7::text, $8::integer, $9::bigint,
     $10::bigint, $11::text, $12::smallint, $13::boolean, $14::text, $15::text, $16::text,
-    $17::boolean, $18::text,
+    $17::boolean, $18::text, $19::text, $20::text,
     service_now_v1()
 FROM plans
 WHERE plan = $1::text;
@@ -36,7 +36,7 @@ WHERE plan = $1::text;
 SELECT
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, created_at
+    metadata, metered, overage, created_at
 FROM plans
 WHERE plan = $1::text AND version = $2::integer;
 
@@ -46,7 +46,7 @@ SELECT
     x.price_id, p.plan, p.version, p.name, p.tier, p.asset, p.currency, p.amount, p.period,
     p.trial_days, p.credits, p.trial_credits, p.upgrade_credits, p.priority,
     p.requires_subscription, p.rate_card, p.tax_code, p.tax_behavior, p.is_active, p.metadata,
-    p.created_at
+    p.metered, p.overage, p.created_at
 FROM plan_prices AS x
 INNER JOIN plans AS p ON x.plan = p.plan AND x.version = p.version
 WHERE x.price_id = any($1::text[]);
@@ -56,6 +56,31 @@ WHERE x.price_id = any($1::text[]);
 INSERT INTO plan_prices (price_id, plan, version, created_at)
 VALUES ($1::text, $2::text, $3::integer, service_now_v1())
 ON CONFLICT (price_id) DO NOTHING;
+
+-- plan_item_price --
+-- The price of one item of a version, if it was made.
+SELECT price_id
+FROM plan_item_prices
+WHERE plan = $1::text AND version = $2::integer AND event_name = $3::text
+LIMIT 1;
+
+-- plan_item_link --
+-- A price at Stripe bills what is told under a name, for ever.
+INSERT INTO plan_item_prices (
+    price_id, plan, version, event_name, stripe_meter_id, created_at
+)
+VALUES ($1::text, $2::text, $3::integer, $4::text, $5::text, service_now_v1())
+ON CONFLICT (price_id) DO NOTHING;
+
+-- plan_items_of_prices --
+-- What prices that bill by use stand for.
+SELECT price_id, plan, version, event_name, stripe_meter_id
+FROM plan_item_prices
+WHERE price_id = any($1::text[]);
+
+-- meters_report --
+-- What these meters count is told to Stripe from now on.
+UPDATE meters SET is_reported = true WHERE meter = any($1::text[]) AND NOT is_reported;
 
 -- stripe_customer_find --
 -- Whose a customer at Stripe is: by its id, or by the id of ours that its mark names.

@@ -38,6 +38,7 @@ MAY_DELETE = {
     "meter_rejects": "a replaced event may be read after all",
     "unrated_events": "what was priced is done",
     "unrated_windows": "the same",
+    "unreported_usage": "what was looked at is done",
 }
 
 KEYS = """

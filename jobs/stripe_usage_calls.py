@@ -1,0 +1,127 @@
+"""The calls of the gateway about usage: meters at Stripe, what they are told, what they counted."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from jobs.stripe_shapes import invoice_of
+from meter.stripe_port import Invoice, StripeFault, UsageEvent
+
+SLACK: Final = timedelta(hours=1)
+"""How far Stripe's clock and ours may differ."""
+
+
+class UsageCalls(ABC):
+    """Part of `StripePort`; the gateway gives the library, its faults and its lists."""
+
+    _v1: Any
+
+    @abstractmethod
+    def _faults(self) -> AbstractAsyncContextManager[None]:
+        """What goes wrong inside, as StripeFault."""
+
+    @abstractmethod
+    def _all(
+        self, list_async: Callable[..., Awaitable[Any]], params: Mapping[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Every object of a list."""
+
+    async def usage_meter(self, event_name: str) -> str:
+        """See `StripePort`."""
+        found = await self._meter(event_name)
+        if found is None:
+            params: Any = {
+                "display_name": event_name,
+                "event_name": event_name,
+                "default_aggregation": {"formula": "sum"},
+                "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+                "value_settings": {"event_payload_key": "value"},
+            }
+            try:
+                async with self._faults():
+                    found = await self._v1.billing.meters.create_async(params)
+            except StripeFault as fault:  # somebody was faster, if there is one now
+                found = await self._meter(event_name)
+                if found is None:
+                    raise fault from None
+        why = _unfit(found)
+        if why is not None:
+            raise StripeFault(
+                "refused",
+                f"The meter {found.id} of Stripe, which listens to {event_name}, {why}. Choose "
+                "another event_name.",
+            )
+        return found.id
+
+    async def _meter(self, event_name: str) -> Any:
+        """The active meter of a name; None: there is none."""
+        asked = {"status": "active"}
+        async for one in self._all(self._v1.billing.meters.list_async, asked):
+            if one.event_name == event_name:
+                return one
+        return None
+
+    async def tell_usage(self, event: UsageEvent) -> None:
+        """See `StripePort`."""
+        params: Any = {
+            "event_name": event.event_name,
+            "identifier": event.identifier,
+            "timestamp": int(event.at.timestamp()),
+            "payload": {"stripe_customer_id": event.customer_id, "value": event.value},
+        }
+        try:
+            async with self._faults():
+                await self._v1.billing.meter_events.create_async(
+                    params, {"idempotency_key": event.identifier}
+                )
+        except StripeFault as fault:
+            # Stripe refuses an identifier that it has counted already: then it is done.
+            if fault.kind != "refused" or "already exists with identifier" not in str(fault):
+                raise
+
+    async def usage_sums(
+        self, meter_id: str, customer_id: str, since: datetime, until: datetime
+    ) -> Mapping[datetime, Decimal]:
+        """See `StripePort`."""
+        asked = {
+            "customer": customer_id,
+            "start_time": int(since.timestamp()),
+            "end_time": int(until.timestamp()),
+            "value_grouping_window": "hour",
+        }
+
+        async def list_sums(params: Any) -> Any:
+            return await self._v1.billing.meters.event_summaries.list_async(meter_id, params)
+
+        return {
+            datetime.fromtimestamp(one.start_time, UTC): Decimal(str(one.aggregated_value))
+            async for one in self._all(list_sums, asked)
+        }
+
+    async def invoice_at(self, subscription_id: str, ends: datetime) -> Invoice | None:
+        """See `StripePort`."""
+        asked = {
+            "subscription": subscription_id,
+            "created": {"gte": int((ends - SLACK).timestamp())},
+        }
+        async for one in self._all(self._v1.invoices.list_async, asked):
+            if one.period_end == int(ends.timestamp()):
+                return invoice_of(one)
+        return None
+
+
+def _unfit(meter: Any) -> str | None:
+    """Why what is told can't be what is billed; None: it can."""
+    formula = meter.default_aggregation.formula
+    if formula != "sum":
+        return f"has the formula {formula}, not sum"
+    if meter.event_time_window is not None:
+        return f"keeps only the last event of each {meter.event_time_window}"
+    if meter.customer_mapping.event_payload_key != "stripe_customer_id":
+        return f"reads the customer from {meter.customer_mapping.event_payload_key}"
+    if meter.value_settings.event_payload_key != "value":
+        return f"reads the value from {meter.value_settings.event_payload_key}"
+    return None

@@ -1,0 +1,617 @@
+-- Usage told to Stripe: what is reported of whom, what was measured, and every piece that was told.
+
+-- billed_before_read --
+-- What was billed to a customer before the billing period that began at $2.
+SELECT (
+    coalesce((
+        SELECT billed_debits - billed_credits
+        FROM accounts
+        WHERE customer_no = $1::bigint AND asset = 'credits'
+    ), 0)
+    - coalesce((
+        SELECT sum(amount)
+        FROM billed_usage
+        WHERE customer_no = $1::bigint AND effective_at >= $2::timestamptz
+    ), 0)
+) AS billed_before;
+
+-- report_items_open --
+-- What is reported of a customer now.
+SELECT item_no, subscription_id, event_name, starts_at
+FROM report_items
+WHERE customer_no = $1::bigint AND ends_at IS NULL
+ORDER BY item_no;
+
+-- report_item_begin --
+-- One more thing is reported of a customer; since its subscription began, or, where an earlier one
+-- of it was followed, from now ($10) on.
+INSERT INTO report_items (
+    customer_no, item_no, subscription_id, meter_no, report_unit, event_name, stripe_meter_id,
+    stripe_customer_id, starts_at
+)
+SELECT
+    $1::bigint,
+    coalesce(max(item_no), 0) + 1,
+    $2::text,
+    CASE
+        WHEN $3::text IS NULL THEN 0
+        ELSE (SELECT meter_no FROM meters WHERE meter = $3::text)
+    END,
+    $4::bigint,
+    $5::text,
+    $6::text,
+    $7::text,
+    CASE
+        WHEN count(*) FILTER (WHERE subscription_id = $2::text) > 0 THEN $9::timestamptz
+        ELSE $8::timestamptz
+    END
+FROM report_items
+WHERE customer_no = $1::bigint
+RETURNING item_no, meter_no, starts_at;
+
+-- report_item_end --
+-- Something is reported no more from $3 on; nor is anything after that of its periods.
+WITH ended AS (
+    UPDATE report_items SET ends_at = greatest(starts_at, $3::timestamptz)
+    WHERE customer_no = $1::bigint AND item_no = $2::bigint AND ends_at IS NULL
+    RETURNING customer_no, item_no, ends_at
+)
+
+UPDATE report_periods AS p SET ends_at = e.ends_at
+FROM ended AS e
+WHERE
+    p.customer_no = e.customer_no
+    AND p.item_no = e.item_no
+    AND p.starts_at < e.ends_at
+    AND p.ends_at > e.ends_at;
+
+-- report_period_last --
+-- The last period that is known of an item.
+SELECT starts_at, ends_at
+FROM report_periods
+WHERE customer_no = $1::bigint AND item_no = $2::bigint
+ORDER BY starts_at DESC
+LIMIT 1;
+
+-- report_period_put --
+-- A period of an item; one that another begins in ends there.
+WITH cut AS (
+    UPDATE report_periods SET ends_at = $3::timestamptz
+    WHERE
+        customer_no = $1::bigint
+        AND item_no = $2::bigint
+        AND starts_at < $3::timestamptz
+        AND ends_at > $3::timestamptz
+)
+
+INSERT INTO report_periods AS p (customer_no, item_no, starts_at, ends_at)
+VALUES ($1::bigint, $2::bigint, $3::timestamptz, $4::timestamptz)
+ON CONFLICT (customer_no, item_no, starts_at) DO UPDATE SET ends_at = excluded.ends_at
+WHERE p.closed_at IS NULL AND p.ends_at <> excluded.ends_at;
+
+-- report_item_mark --
+-- All that was used since an item began is to be looked at.
+INSERT INTO unreported_usage AS u (customer_no, meter_no, hour)
+SELECT DISTINCT
+    $1::bigint AS customer_no,
+    $2::integer AS meter_no,
+    date_trunc('hour', x.at, 'UTC') AS hour
+FROM (
+    SELECT grain AS at
+    FROM rollups
+    WHERE
+        customer_no = $1::bigint
+        AND meter_no = $2::integer
+        AND grain >= $3::timestamptz - interval '15 minutes'
+    UNION ALL
+    SELECT effective_at AS at
+    FROM billed_usage
+    WHERE
+        customer_no = $1::bigint AND $2::integer = 0 AND effective_at >= $3::timestamptz
+) AS x
+ORDER BY hour
+ON CONFLICT (customer_no, meter_no, hour) DO UPDATE SET version = u.version + 1;
+
+-- report_marks --
+-- Hours to be looked at after ($4, $5, $6), in that order, at most $3: those that ended $2 ago, and
+-- those of periods that have ended and can still be billed.
+SELECT u.hour, u.customer_no, u.meter_no, u.version
+FROM unreported_usage AS u
+WHERE
+    (u.hour, u.customer_no, u.meter_no) > ($4::timestamptz, $5::bigint, $6::integer)
+    AND (
+        u.hour <= $1::timestamptz - $2::interval - interval '1 hour'
+        OR (
+            u.hour < $1::timestamptz
+            AND EXISTS (
+                SELECT 1
+                FROM report_items AS i
+                INNER JOIN
+                    report_periods AS p
+                    ON i.customer_no = p.customer_no AND i.item_no = p.item_no
+                WHERE
+                    i.customer_no = u.customer_no
+                    AND i.meter_no = u.meter_no
+                    AND p.closed_at IS NULL
+                    AND p.ends_at <= $1::timestamptz
+                    AND p.ends_at > u.hour
+            )
+        )
+    )
+ORDER BY u.hour, u.customer_no, u.meter_no
+LIMIT $3::integer;
+
+-- report_pieces --
+-- The pieces of hours that lie in one period of one item each, and what was used in them; of an
+-- hour of no item one row without one, of one whose period is not known one without a period.
+SELECT
+    m.customer_no,
+    m.meter_no,
+    m.hour,
+    i.item_no,
+    p.starts_at AS period_start,
+    p.ends_at AS period_end,
+    s.starts_at,
+    s.ends_at,
+    CASE
+        WHEN s.starts_at IS NULL THEN NULL
+        WHEN m.meter_no = 0 THEN (
+            SELECT coalesce(sum(b.amount), 0)
+            FROM billed_usage AS b
+            WHERE
+                b.customer_no = m.customer_no
+                AND b.effective_at >= s.starts_at
+                AND b.effective_at < s.ends_at
+        )
+        ELSE (
+            SELECT
+                coalesce(
+                    sum(CASE WHEN x.aggregation = 'count' THEN r.events ELSE r.total END), 0
+                )
+            FROM rollups AS r
+            INNER JOIN meters AS x ON r.meter_no = x.meter_no
+            WHERE
+                r.customer_no = m.customer_no
+                AND r.meter_no = m.meter_no
+                AND r.grain >= s.starts_at
+                AND r.grain < s.ends_at
+        )
+    END AS amount,
+    EXISTS (
+        SELECT 1
+        FROM report_rows AS r
+        WHERE
+            r.customer_no = m.customer_no
+            AND r.item_no = i.item_no
+            AND r.window_at = s.starts_at
+            AND r.status IN ('sending', 'unknown')
+    ) AS is_busy
+FROM
+    unnest($1::bigint[], $2::integer[], $3::timestamptz[]) AS m (customer_no, meter_no, hour)
+LEFT JOIN
+    report_items AS i
+    ON
+        m.customer_no = i.customer_no
+        AND m.meter_no = i.meter_no
+        AND i.starts_at < m.hour + interval '1 hour'
+        AND (i.ends_at IS NULL OR i.ends_at > greatest(m.hour, i.starts_at))
+LEFT JOIN
+    report_periods AS p
+    ON
+        i.customer_no = p.customer_no
+        AND i.item_no = p.item_no
+        AND p.starts_at < m.hour + interval '1 hour'
+        AND p.ends_at > m.hour
+LEFT JOIN LATERAL (
+    SELECT
+        greatest(m.hour, p.starts_at, i.starts_at) AS starts_at,
+        least(m.hour + interval '1 hour', p.ends_at, i.ends_at) AS ends_at
+    WHERE p.starts_at IS NOT NULL
+) AS s ON true
+WHERE s.starts_at IS NULL OR s.starts_at < s.ends_at
+ORDER BY m.hour, m.customer_no, m.meter_no, s.starts_at;
+
+-- report_windows_put --
+-- What was measured.
+INSERT INTO report_windows AS w (customer_no, item_no, starts_at, ends_at, period_start, amount)
+SELECT * FROM unnest(
+    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[],
+    $6::text[]::numeric[]
+)
+ON CONFLICT (customer_no, item_no, starts_at) DO UPDATE SET
+    ends_at = excluded.ends_at, period_start = excluded.period_start, amount = excluded.amount;
+
+-- report_marks_done --
+-- Hours that were looked at, unless something has changed in them since.
+DELETE FROM unreported_usage AS u
+USING unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::bigint[]) AS d (
+    customer_no, meter_no, hour, version
+)
+WHERE
+    u.customer_no = d.customer_no
+    AND u.meter_no = d.meter_no
+    AND u.hour = d.hour
+    AND u.version = d.version;
+
+-- report_deltas --
+-- Of windows of meters ($1 … $3) what is to be told beside what was: twelve decimals at most.
+SELECT
+    w.customer_no, w.item_no, w.starts_at, w.ends_at,
+    round(w.amount, 12) - w.settled - coalesce(r.told, 0) AS delta,
+    coalesce(r.last_seq, 0) AS last_seq,
+    coalesce(r.has_due, false) AS has_due,
+    p.closed_at IS NOT NULL AS is_closed
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (customer_no, item_no, starts_at)
+INNER JOIN
+    report_windows AS w
+    ON
+        d.customer_no = w.customer_no AND d.item_no = w.item_no AND d.starts_at = w.starts_at
+INNER JOIN
+    report_periods AS p
+    ON
+        w.customer_no = p.customer_no
+        AND w.item_no = p.item_no
+        AND w.period_start = p.starts_at
+LEFT JOIN LATERAL (
+    SELECT
+        coalesce(sum(x.value) FILTER (WHERE x.is_counted AND x.status <> 'due'), 0) AS told,
+        coalesce(sum(x.value) FILTER (WHERE x.is_counted), 0) AS promised,
+        max(x.seq) AS last_seq,
+        bool_or(x.status = 'due') AS has_due
+    FROM report_rows AS x
+    WHERE x.customer_no = w.customer_no AND x.item_no = w.item_no AND x.window_at = w.starts_at
+) AS r ON true
+WHERE round(w.amount, 12) - w.settled <> coalesce(r.promised, 0);
+
+-- report_overage_deltas --
+-- The same of whole periods ($1 … $3) of usage beyond the wallet: in whole units of the running
+-- total, and what is left over in the last window once the period has ended ($4: now).
+WITH wanted AS (
+    SELECT
+        w.customer_no,
+        w.item_no,
+        w.starts_at,
+        w.ends_at,
+        w.settled,
+        w.period_start,
+        p.closed_at,
+        i.report_unit,
+        sum(w.amount) OVER (
+            PARTITION BY w.customer_no, w.item_no, w.period_start ORDER BY w.starts_at
+        ) AS upto,
+        p.ends_at <= $4::timestamptz
+        AND lead(w.starts_at) OVER (
+            PARTITION BY w.customer_no, w.item_no, w.period_start ORDER BY w.starts_at
+        ) IS NULL AS is_last
+    FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (
+        customer_no, item_no, period_start
+    )
+    INNER JOIN
+        report_windows AS w
+        ON
+            d.customer_no = w.customer_no
+            AND d.item_no = w.item_no
+            AND d.period_start = w.period_start
+    INNER JOIN
+        report_periods AS p
+        ON
+            w.customer_no = p.customer_no
+            AND w.item_no = p.item_no
+            AND w.period_start = p.starts_at
+    INNER JOIN report_items AS i ON w.customer_no = i.customer_no AND w.item_no = i.item_no
+),
+
+units AS (
+    SELECT
+        *,
+        CASE
+            WHEN is_last THEN round(upto / report_unit, 12)
+            ELSE div(upto, report_unit)
+        END AS units_upto
+    FROM wanted
+),
+
+targets AS (
+    SELECT
+        u.customer_no,
+        u.item_no,
+        u.starts_at,
+        u.ends_at,
+        u.closed_at,
+        u.units_upto
+        - coalesce(
+            lag(u.units_upto) OVER (
+                PARTITION BY u.customer_no, u.item_no, u.period_start ORDER BY u.starts_at
+            ), 0
+        ) - u.settled AS target
+    FROM units AS u
+)
+
+SELECT
+    t.customer_no, t.item_no, t.starts_at, t.ends_at,
+    t.target - coalesce(r.told, 0) AS delta,
+    coalesce(r.last_seq, 0) AS last_seq,
+    coalesce(r.has_due, false) AS has_due,
+    t.closed_at IS NOT NULL AS is_closed,
+    coalesce(r.is_busy, false) AS is_busy
+FROM targets AS t
+LEFT JOIN LATERAL (
+    SELECT
+        coalesce(sum(x.value) FILTER (WHERE x.is_counted AND x.status <> 'due'), 0) AS told,
+        coalesce(sum(x.value) FILTER (WHERE x.is_counted), 0) AS promised,
+        max(x.seq) AS last_seq,
+        bool_or(x.status = 'due') AS has_due,
+        bool_or(x.status IN ('sending', 'unknown')) AS is_busy
+    FROM report_rows AS x
+    WHERE x.customer_no = t.customer_no AND x.item_no = t.item_no AND x.window_at = t.starts_at
+) AS r ON true
+WHERE t.target <> coalesce(r.promised, 0);
+
+-- report_rows_supersede --
+-- What was to be told of these windows and has not been: another piece takes its place.
+UPDATE report_rows AS r SET status = 'superseded', settled_at = service_now_v1()
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (customer_no, item_no, window_at)
+WHERE
+    r.customer_no = d.customer_no
+    AND r.item_no = d.item_no
+    AND r.window_at = d.window_at
+    AND r.status = 'due';
+
+-- report_rows_add --
+-- Pieces of usage to be told, or listed as what can't be told any more.
+INSERT INTO report_rows (
+    customer_no, item_no, window_at, seq, part, value, identifier, status, created_at
+)
+SELECT
+    v.*,
+    service_now_v1() AS created_at
+FROM unnest(
+    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::integer[],
+    $6::text[]::numeric[], $7::text[], $8::text[]
+) AS v;
+
+-- report_mark --
+-- An hour is to be looked at again.
+INSERT INTO unreported_usage AS u (customer_no, meter_no, hour)
+SELECT DISTINCT
+    i.customer_no,
+    i.meter_no,
+    date_trunc('hour', d.window_at, 'UTC') AS hour
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (customer_no, item_no, window_at)
+INNER JOIN report_items AS i ON d.customer_no = i.customer_no AND d.item_no = i.item_no
+ORDER BY customer_no, meter_no, hour
+ON CONFLICT (customer_no, meter_no, hour) DO UPDATE SET version = u.version + 1;
+
+-- report_periods_ended --
+-- Ended periods of usage beyond the wallet whose rest was not told yet.
+SELECT p.customer_no, p.item_no, p.starts_at
+FROM report_periods AS p
+INNER JOIN report_items AS i ON p.customer_no = i.customer_no AND p.item_no = i.item_no
+WHERE
+    p.closed_at IS NULL
+    AND NOT p.is_final
+    AND p.ends_at <= $1::timestamptz
+    AND i.meter_no = 0
+ORDER BY p.ends_at, p.customer_no, p.item_no
+LIMIT $2::integer;
+
+-- report_periods_final --
+-- The rest of these periods was told.
+UPDATE report_periods AS p SET is_final = true
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (customer_no, item_no, starts_at)
+WHERE
+    p.customer_no = d.customer_no AND p.item_no = d.item_no AND p.starts_at = d.starts_at;
+
+-- report_rows_take --
+-- Takes pieces to be told, the oldest first, at most $2; what may have been told less than $3 ago
+-- is told again under the same identifier.
+UPDATE report_rows AS r SET
+    status = 'sending',
+    first_sent_at = coalesce(r.first_sent_at, $1::timestamptz),
+    attempts = r.attempts + 1
+FROM (
+    SELECT customer_no, item_no, window_at, seq, part
+    FROM report_rows
+    WHERE
+        is_open
+        AND (not_before IS NULL OR not_before <= $1::timestamptz)
+        AND (first_sent_at IS NULL OR first_sent_at > $1::timestamptz - $3::interval)
+    ORDER BY created_at, customer_no, item_no, window_at, seq, part
+    LIMIT $2::integer
+) AS x
+INNER JOIN report_items AS i ON x.customer_no = i.customer_no AND x.item_no = i.item_no
+WHERE
+    r.customer_no = x.customer_no
+    AND r.item_no = x.item_no
+    AND r.window_at = x.window_at
+    AND r.seq = x.seq
+    AND r.part = x.part
+RETURNING
+    r.customer_no, r.item_no, r.window_at, r.seq, r.part, r.value, r.identifier, r.attempts,
+    i.event_name, i.stripe_customer_id;
+
+-- report_row_settle --
+-- What has become of a piece: its state, why, and when it is tried again.
+UPDATE report_rows SET
+    status = $6::text,
+    error = $7::text,
+    not_before = $8::timestamptz,
+    sent_at = CASE WHEN $6::text = 'sent' THEN service_now_v1() ELSE sent_at END,
+    settled_at = CASE
+        WHEN $6::text IN ('due', 'unknown', 'sent') THEN NULL
+        ELSE service_now_v1()
+    END
+WHERE
+    customer_no = $1::bigint
+    AND item_no = $2::bigint
+    AND window_at = $3::timestamptz
+    AND seq = $4::integer
+    AND part = $5::integer
+    AND status = 'sending';
+
+-- report_hours --
+-- Hours of what was told at least $2 ago and is not confirmed, or whose fate is unknown for $3: at
+-- most $4, after customer $5.
+SELECT
+    i.customer_no,
+    i.stripe_customer_id,
+    i.stripe_meter_id,
+    min(date_trunc('hour', r.window_at, 'UTC')) AS since,
+    max(date_trunc('hour', r.window_at, 'UTC')) + interval '1 hour' AS until
+FROM report_rows AS r
+INNER JOIN report_items AS i ON r.customer_no = i.customer_no AND r.item_no = i.item_no
+WHERE
+    r.customer_no > $5::bigint
+    AND (
+        (r.status = 'sent' AND r.sent_at <= $1::timestamptz - $2::interval)
+        OR (r.is_open AND r.first_sent_at <= $1::timestamptz - $3::interval)
+    )
+GROUP BY i.customer_no, i.stripe_customer_id, i.stripe_meter_id
+ORDER BY i.customer_no, i.stripe_meter_id
+LIMIT $4::integer;
+
+-- report_told --
+-- By hour what was told of a customer under one meter of Stripe: surely, and perhaps; and since
+-- when the latest is known to be sent.
+SELECT
+    date_trunc('hour', w.starts_at, 'UTC') AS hour,
+    coalesce(sum(r.sure), 0) + sum(w.settled) AS sure,
+    coalesce(sum(r.perhaps), 0) AS perhaps,
+    coalesce(bool_or(r.is_young), false) AS is_young,
+    max(r.sent_at) AS sent_at,
+    min(w.starts_at) AS first_window,
+    (array_agg(w.item_no ORDER BY w.starts_at))[1] AS first_item
+FROM report_items AS i
+INNER JOIN report_windows AS w ON i.customer_no = w.customer_no AND i.item_no = w.item_no
+LEFT JOIN LATERAL (
+    SELECT
+        sum(x.value) FILTER (WHERE x.status IN ('sent', 'confirmed', 'billed')) AS sure,
+        sum(x.value) FILTER (
+            WHERE x.status IN ('sending', 'unknown') AND x.first_sent_at <= $6::timestamptz
+        ) AS perhaps,
+        bool_or(x.status IN ('sending', 'unknown') AND x.first_sent_at > $6::timestamptz)
+            AS is_young,
+        max(x.sent_at) FILTER (WHERE x.status = 'sent') AS sent_at
+    FROM report_rows AS x
+    WHERE x.customer_no = w.customer_no AND x.item_no = w.item_no AND x.window_at = w.starts_at
+) AS r ON true
+WHERE
+    i.customer_no = $1::bigint
+    AND i.stripe_customer_id = $2::text
+    AND i.stripe_meter_id = $3::text
+    AND w.starts_at >= $4::timestamptz
+    AND w.starts_at < $5::timestamptz
+GROUP BY date_trunc('hour', w.starts_at, 'UTC')
+ORDER BY hour;
+
+-- report_hour_settle --
+-- Pieces of an hour ($4) in state $5, told by then ($7), get the state $6.
+UPDATE report_rows AS r SET status = $6::text, settled_at = service_now_v1(), not_before = NULL
+FROM report_items AS i
+WHERE
+    r.customer_no = i.customer_no
+    AND r.item_no = i.item_no
+    AND i.customer_no = $1::bigint
+    AND i.stripe_customer_id = $2::text
+    AND i.stripe_meter_id = $3::text
+    AND r.window_at >= $4::timestamptz
+    AND r.window_at < $4::timestamptz + interval '1 hour'
+    AND r.status = any($5::text[])
+    AND r.first_sent_at <= $7::timestamptz
+RETURNING r.customer_no, r.item_no, r.window_at, r.value;
+
+-- report_window_settle --
+-- What Stripe has counted in a window of pieces that it has not counted as told.
+UPDATE report_windows SET settled = settled + $4::numeric
+WHERE customer_no = $1::bigint AND item_no = $2::bigint AND starts_at = $3::timestamptz;
+
+-- report_periods_unclosed --
+-- Ended periods whose invoice may still change, to be looked at now ($1), by subscription.
+SELECT
+    i.customer_no,
+    i.subscription_id,
+    p.ends_at
+FROM report_periods AS p
+INNER JOIN report_items AS i ON p.customer_no = i.customer_no AND p.item_no = i.item_no
+WHERE
+    p.closed_at IS NULL
+    AND p.ends_at <= $1::timestamptz
+    AND (p.look_at IS NULL OR p.look_at <= $1::timestamptz)
+GROUP BY i.customer_no, i.subscription_id, p.ends_at
+ORDER BY p.ends_at, i.customer_no
+LIMIT $2::integer;
+
+-- report_period_close --
+-- The periods of a subscription that ended at $3 are billed by an invoice that can't change any
+-- more ($4); or it can ($5: closed or not), and that is looked at again at $6.
+UPDATE report_periods AS p SET
+    invoice_id = coalesce($4::text, p.invoice_id),
+    closed_at = CASE WHEN $5::boolean THEN service_now_v1() END,
+    look_at = $6::timestamptz
+FROM report_items AS i
+WHERE
+    p.customer_no = i.customer_no
+    AND p.item_no = i.item_no
+    AND i.customer_no = $1::bigint
+    AND i.subscription_id = $2::text
+    AND p.ends_at = $3::timestamptz
+    AND p.closed_at IS NULL
+RETURNING p.customer_no, p.item_no, p.starts_at, p.ends_at;
+
+-- report_rows_billed --
+-- What was confirmed of periods that are closed is on their invoice.
+UPDATE report_rows AS r SET status = 'billed', settled_at = service_now_v1()
+FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) AS d (
+    customer_no, item_no, starts_at, ends_at
+)
+WHERE
+    r.customer_no = d.customer_no
+    AND r.item_no = d.item_no
+    AND r.window_at >= d.starts_at
+    AND r.window_at < d.ends_at
+    AND r.status = 'confirmed';
+
+-- report_due_next --
+-- When something is to be told next ($1: now, $2: the grace); NULL: nothing is known to be.
+SELECT min(x.at) AS due_at
+FROM (
+    SELECT min(hour) + interval '1 hour' + $2::interval AS at FROM unreported_usage
+    UNION ALL
+    SELECT min(p.ends_at) AS at
+    FROM report_periods AS p
+    WHERE p.closed_at IS NULL AND p.ends_at > $1::timestamptz
+) AS x
+WHERE x.at > $1::timestamptz;
+
+-- usage_reports_read --
+-- Pieces of usage told to Stripe, the latest first, before ($5 … $9).
+SELECT
+    r.customer_no, c.customer_id, r.item_no, r.window_at, r.seq, r.part, r.value, r.identifier,
+    r.status, r.created_at, r.sent_at, r.error, i.event_name, i.subscription_id, m.meter,
+    w.ends_at AS window_end, p.invoice_id
+FROM report_rows AS r
+INNER JOIN report_items AS i ON r.customer_no = i.customer_no AND r.item_no = i.item_no
+INNER JOIN customers AS c ON r.customer_no = c.customer_no
+INNER JOIN
+    report_windows AS w
+    ON
+        r.customer_no = w.customer_no AND r.item_no = w.item_no AND r.window_at = w.starts_at
+LEFT JOIN
+    report_periods AS p
+    ON
+        w.customer_no = p.customer_no
+        AND w.item_no = p.item_no
+        AND w.period_start = p.starts_at
+LEFT JOIN meters AS m ON i.meter_no = m.meter_no
+WHERE
+    ($1::bigint IS NULL OR r.customer_no = $1::bigint)
+    AND ($2::text IS NULL OR r.status = $2::text)
+    AND ($3::timestamptz IS NULL OR r.window_at >= $3::timestamptz)
+    AND ($4::timestamptz IS NULL OR r.window_at < $4::timestamptz)
+    AND (
+        $5::timestamptz IS NULL
+        OR (r.window_at, r.customer_no, r.item_no, r.seq, r.part)
+        < ($5::timestamptz, $6::bigint, $7::bigint, $8::integer, $9::integer)
+    )
+ORDER BY r.window_at DESC, r.customer_no DESC, r.item_no DESC, r.seq DESC, r.part DESC
+LIMIT $10::integer;
