@@ -15,12 +15,11 @@ from asyncpg import Record
 from jobs.report_usage import SAME_KEY
 from jobs.runner import Counts, Run
 from ledger import customers
+from meter.report_pieces import CONFIRM_AFTER
 from meter.stripe_port import StripeFault, StripePort
 from sql import queries
 from sql.pool import Connection
 
-CONFIRM_AFTER: Final = timedelta(minutes=5)
-"""Stripe's sums are a little behind."""
 DISPUTE_AFTER: Final = timedelta(hours=6)
 """How long a sum may differ."""
 LOOK_EVERY: Final = timedelta(minutes=10)
@@ -167,17 +166,24 @@ async def _close_all(run: Run, stripe: StripePort, counts: dict[str, int]) -> No
 async def _close(run: Run, stripe: StripePort, row: Record, now: datetime) -> int:
     ends: datetime = row["ends_at"]
     invoice = await stripe.invoice_at(row["subscription_id"], ends)
-    is_closed = ends < now - NO_INVOICE if invoice is None else invoice.status != "draft"
+    closed_at = now if invoice is None and ends < now - NO_INVOICE else None
+    if invoice is not None:
+        closed_at = invoice.finalized_at
     async with run.transaction() as conn:
         closed = await conn.fetch(
             queries.report_period_close,
             row["customer_no"],
             row["subscription_id"],
             ends,
-            None if invoice is None else invoice.id,
-            is_closed,
+            None if invoice is None else invoice.invoice_id,
+            closed_at,
             now + LOOK_EVERY,
         )
-        if is_closed and closed:
-            await conn.execute(queries.report_rows_billed, *zip(*map(tuple, closed), strict=True))
-    return len(closed) if is_closed else 0
+        if closed_at is None or not closed:
+            return 0
+        places = zip(*map(tuple, closed), strict=True)
+        late = await conn.fetch(queries.report_rows_billed, *places, closed_at)
+        missed = [one for one in late if one["status"] == "missed_invoice"]
+        if missed:
+            log.error("usage_missed_its_invoice", pieces=len(missed), first=missed[0]["identifier"])
+    return len(closed)

@@ -320,6 +320,7 @@ async def _tell(
         customer_id=row["stripe_customer_id"],
         value=report_pieces.value_text(row["value"]),
         at=row["window_at"],
+        attempt=row["attempts"],
     )
     try:
         await stripe.tell_usage(event)

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from jobs.stripe_shapes import invoice_of
-from meter.stripe_port import Invoice, StripeFault, UsageEvent
+from meter.stripe_port import StripeFault, UsageEvent, UsageInvoice
 
 SLACK: Final = timedelta(hours=1)
 """How far Stripe's clock and ours may differ."""
@@ -75,7 +74,7 @@ class UsageCalls(ABC):
         try:
             async with self._faults():
                 await self._v1.billing.meter_events.create_async(
-                    params, {"idempotency_key": event.identifier}
+                    params, {"idempotency_key": f"{event.identifier}_{event.attempt}"}
                 )
         except StripeFault as fault:
             # Stripe refuses an identifier that it has counted already: then it is done.
@@ -101,7 +100,7 @@ class UsageCalls(ABC):
             async for one in self._all(list_sums, asked)
         }
 
-    async def invoice_at(self, subscription_id: str, ends: datetime) -> Invoice | None:
+    async def invoice_at(self, subscription_id: str, ends: datetime) -> UsageInvoice | None:
         """See `StripePort`."""
         asked = {
             "subscription": subscription_id,
@@ -109,7 +108,8 @@ class UsageCalls(ABC):
         }
         async for one in self._all(self._v1.invoices.list_async, asked):
             if one.period_end == int(ends.timestamp()):
-                return invoice_of(one)
+                at = one.status_transitions.finalized_at
+                return UsageInvoice(one.id, None if at is None else datetime.fromtimestamp(at, UTC))
         return None
 
 

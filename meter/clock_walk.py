@@ -39,10 +39,13 @@ class ClockWalk:
         settle_due: Callable[[], Awaitable[Mapping[str, int]]],
         companion: Companion | None,
         take_news: Callable[[], Awaitable[None]],
+        next_report: Callable[[datetime], Awaitable[datetime | None]],
     ) -> None:
-        """`take_news` applies what the companion has told us, and tells it what it has to know."""
+        """`take_news` applies what the companion has told us, and tells it what it has to know;
+        `next_report` says when there is something to tell by itself."""
         self._pool, self._settle_due = pool, settle_due
         self._companion, self._take_news = companion, take_news
+        self._next_report = next_report
 
     async def to(self, now: datetime, target: datetime) -> int:
         """Go from `now` to `target` and finish everything; at how many instants something was due.
@@ -54,7 +57,7 @@ class ClockWalk:
             await self._visit(now)
         steps, is_there = 0, False
         while True:
-            due = await self._next_due()
+            due = await self._next_due(target if is_there else now)
             if due is not None and due <= target:
                 steps += 1
             elif is_there:
@@ -66,6 +69,7 @@ class ClockWalk:
                     503, "busy", "Too much is due until then for one call: send it again."
                 )
             await self._visit(due)
+            now = max(now, due)
 
     async def _visit(self, at: datetime) -> None:
         """Move our clock to an instant, and let both sides finish what is due then."""
@@ -94,7 +98,8 @@ class ClockWalk:
         async with transaction(self._pool) as conn:
             return await conn.fetchval(queries.customers_due_next)
 
-    async def _next_due(self) -> datetime | None:
-        ours = await self._ours_due()
-        theirs = None if self._companion is None else self._companion.next_due()
-        return min((due for due in (ours, theirs) if due is not None), default=None)
+    async def _next_due(self, now: datetime) -> datetime | None:
+        ours, theirs, reports = await self._ours_due(), None, None
+        if self._companion is not None:
+            theirs, reports = self._companion.next_due(), await self._next_report(now)
+        return min((due for due in (ours, theirs, reports) if due is not None), default=None)

@@ -14,6 +14,8 @@ PARTS_MAX: Final = 100
 """Of one value: more than 10^17 is no usage, but a fault."""
 PAST_MAX: Final = timedelta(days=35)
 """How old usage may be that Stripe takes."""
+CONFIRM_AFTER: Final = timedelta(minutes=5)
+"""After it was told: Stripe's sums are a little behind."""
 SLACK: Final = timedelta(minutes=30)
 """What may pass between the making of a piece and its telling."""
 

@@ -34,6 +34,7 @@ from meter.hot_path import RETRIES_MAX, Batcher
 from meter.intake import Intake
 from meter.observe import Metrics
 from meter.problems import ProblemError, fault, problem_body
+from meter.report_pieces import CONFIRM_AFTER
 from meter.route import Call
 from meter.stripe_port import StripeConfig, StripePort
 from sql import queries
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 SETTLE_CHUNK: Final = 200
 SETTLE_ROUNDS_MAX: Final = 100
+USAGE_JOBS: Final = ("report_usage", "confirm_usage")
+"""What is run in a sandbox as its clock is moved, each where it has something to do."""
 NEWS_JOBS: Final = "stripe_"
 """How the names of the jobs begin that exchange news with Stripe."""
 LISTING_JOB: Final = "stripe_sweep"
@@ -337,7 +340,9 @@ class Service:
                 )
             if target - now > timedelta(days=400):
                 raise ProblemError(422, "invalid_to", "At most 400 days in one call.")
-            walk = ClockWalk(self.pool, self.settle_due, self.companion, self._take_news)
+            walk = ClockWalk(
+                self.pool, self.settle_due, self.companion, self._take_news, self._reports_due
+            )
             steps = await walk.to(now, target)
             async with transaction(self.pool) as conn:
                 now = await customers.now(conn)
@@ -356,6 +361,20 @@ class Service:
                 await self.jobs.run(name)
         if not is_listed:
             self._listed_at = now
+        async with transaction(self.pool) as conn:
+            work = await conn.fetchrow(
+                queries.report_work, now, self.config.late_grace, CONFIRM_AFTER
+            )
+        for name, is_due in zip(USAGE_JOBS, work or (), strict=False):
+            if is_due and name in self.jobs.names():
+                await self.jobs.run(name)
+
+    async def _reports_due(self, now: datetime) -> datetime | None:
+        """When usage is to be told, or compared, next."""
+        async with transaction(self.pool) as conn:
+            return await conn.fetchval(
+                queries.report_due_next, now, self.config.late_grace, CONFIRM_AFTER
+            )
 
 
 def refused(outcome: Outcome) -> ProblemError:

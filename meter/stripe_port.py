@@ -235,6 +235,17 @@ class UsageEvent(Struct, frozen=True, kw_only=True):
     value: str
     """A plain decimal."""
     at: datetime
+    attempt: int
+    """Each has an idempotency key of its own: by the identifier Stripe counts once, and a key that
+    was answered with a fault is answered so for a day."""
+
+
+class UsageInvoice(Struct, frozen=True):
+    """The invoice that bills the usage of a period."""
+
+    invoice_id: str
+    finalized_at: datetime | None
+    """From when on it can't change any more; None: it can."""
 
 
 class News(Struct, frozen=True):
@@ -360,7 +371,7 @@ class StripePort(Protocol):
         """What Stripe has counted of a customer, by the hours of [since, until) that have any."""
         ...
 
-    async def invoice_at(self, subscription_id: str, ends: datetime) -> Invoice | None:
+    async def invoice_at(self, subscription_id: str, ends: datetime) -> UsageInvoice | None:
         """The invoice that bills what a subscription used in the period that ended then."""
         ...
 

@@ -177,8 +177,8 @@ SELECT
                 AND r.grain < s.ends_at
         )
     END AS amount,
-    EXISTS (
-        SELECT 1
+    (
+        SELECT count(*) > 0
         FROM report_rows AS r
         WHERE
             r.customer_no = m.customer_no
@@ -505,12 +505,26 @@ GROUP BY date_trunc('hour', w.starts_at, 'UTC')
 ORDER BY hour;
 
 -- report_hour_settle --
--- Pieces of an hour ($4) in state $5, told by then ($7), get the state $6.
-UPDATE report_rows AS r SET status = $6::text, settled_at = service_now_v1(), not_before = NULL
+-- Pieces of an hour ($4) in state $5, told by then ($7), get the state $6; what is confirmed of a
+-- closed period is billed.
+UPDATE report_rows AS r SET
+    status = CASE
+        WHEN $6::text = 'confirmed' AND p.closed_at IS NOT NULL THEN 'billed' ELSE $6::text
+    END,
+    settled_at = service_now_v1(),
+    not_before = NULL
 FROM report_items AS i
+INNER JOIN report_windows AS w ON i.customer_no = w.customer_no AND i.item_no = w.item_no
+INNER JOIN
+    report_periods AS p
+    ON
+        w.customer_no = p.customer_no
+        AND w.item_no = p.item_no
+        AND w.period_start = p.starts_at
 WHERE
     r.customer_no = i.customer_no
     AND r.item_no = i.item_no
+    AND r.window_at = w.starts_at
     AND i.customer_no = $1::bigint
     AND i.stripe_customer_id = $2::text
     AND i.stripe_meter_id = $3::text
@@ -543,10 +557,10 @@ LIMIT $2::integer;
 
 -- report_period_close --
 -- The periods of a subscription that ended at $3 are billed by an invoice that can't change any
--- more ($4); or it can ($5: closed or not), and that is looked at again at $6.
+-- more ($4, since $5); or it can (NULL), and that is looked at again at $6.
 UPDATE report_periods AS p SET
     invoice_id = coalesce($4::text, p.invoice_id),
-    closed_at = CASE WHEN $5::boolean THEN service_now_v1() END,
+    closed_at = $5::timestamptz,
     look_at = $6::timestamptz
 FROM report_items AS i
 WHERE
@@ -559,8 +573,11 @@ WHERE
 RETURNING p.customer_no, p.item_no, p.starts_at, p.ends_at;
 
 -- report_rows_billed --
--- What was confirmed of periods that are closed is on their invoice.
-UPDATE report_rows AS r SET status = 'billed', settled_at = service_now_v1()
+-- What was confirmed of periods that are closed is on their invoice; what was told after that ($5)
+-- is not.
+UPDATE report_rows AS r SET
+    status = CASE WHEN r.sent_at >= $5::timestamptz THEN 'missed_invoice' ELSE 'billed' END,
+    settled_at = service_now_v1()
 FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) AS d (
     customer_no, item_no, starts_at, ends_at
 )
@@ -569,19 +586,55 @@ WHERE
     AND r.item_no = d.item_no
     AND r.window_at >= d.starts_at
     AND r.window_at < d.ends_at
-    AND r.status = 'confirmed';
+    AND (r.status = 'confirmed' OR (r.status = 'sent' AND r.sent_at >= $5::timestamptz))
+RETURNING r.identifier, r.status;
 
 -- report_due_next --
--- When something is to be told next ($1: now, $2: the grace); NULL: nothing is known to be.
+-- When something of usage is to be told or compared next, after $1 ($2: the grace, $3: how long
+-- after it was told); NULL: nothing is known to be.
 SELECT min(x.at) AS due_at
 FROM (
-    SELECT min(hour) + interval '1 hour' + $2::interval AS at FROM unreported_usage
+    SELECT hour + interval '1 hour' + $2::interval AS at FROM unreported_usage
     UNION ALL
-    SELECT min(p.ends_at) AS at
-    FROM report_periods AS p
-    WHERE p.closed_at IS NULL AND p.ends_at > $1::timestamptz
+    SELECT ends_at AS at FROM report_periods WHERE closed_at IS NULL
+    UNION ALL
+    SELECT look_at AS at FROM report_periods WHERE closed_at IS NULL
+    UNION ALL
+    SELECT not_before AS at FROM report_rows WHERE is_open
+    UNION ALL
+    SELECT sent_at + $3::interval AS at FROM report_rows WHERE status = 'sent'
 ) AS x
 WHERE x.at > $1::timestamptz;
+
+-- report_work --
+-- Whether there is usage to tell, and something told to compare or a period to close.
+SELECT
+    EXISTS (
+        SELECT 1
+        FROM unreported_usage
+        WHERE hour + interval '1 hour' + $2::interval <= $1::timestamptz
+    )
+    OR EXISTS (
+        SELECT 1 FROM report_periods WHERE closed_at IS NULL AND ends_at <= $1::timestamptz
+    )
+    OR EXISTS (
+        SELECT 1
+        FROM report_rows
+        WHERE is_open AND (not_before IS NULL OR not_before <= $1::timestamptz)
+    ) AS is_to_tell,
+    EXISTS (
+        SELECT 1
+        FROM report_rows
+        WHERE status = 'sent' AND sent_at <= $1::timestamptz - $3::interval
+    )
+    OR EXISTS (
+        SELECT 1
+        FROM report_periods
+        WHERE
+            closed_at IS NULL
+            AND ends_at <= $1::timestamptz
+            AND (look_at IS NULL OR look_at <= $1::timestamptz)
+    ) AS is_to_compare;
 
 -- usage_reports_read --
 -- Pieces of usage told to Stripe, the latest first, before ($5 … $9).

@@ -65,3 +65,283 @@ async def test_metered_usage_is_told_once_its_hour_is_over_and_billed(sale: Shop
     await sale.job("confirm_usage")
     [piece] = await reports(sale)
     assert (piece["status"], piece["invoice_id"]) == ("billed", second["id"])
+
+
+async def bill(sale: Shop, **members: Any) -> None:
+    """A plan whose usage beyond the wallet is billed, subscribed to, with an empty wallet."""
+    await sale.plan(credits=None, overage={**OVERAGE, **members})
+    await sale.subscribe()
+
+
+async def test_usage_beyond_the_wallet_is_told_in_whole_units_and_the_rest_at_the_end(
+    sale: Shop,
+) -> None:
+    await bill(sale)
+    assert (await sale.api.consume("25"))["overage"] == "25"
+    await sale.sleep(HOUR)
+    await sale.api.consume("8")
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    assert [one["value"] for one in await reports(sale)] == ["2", "1"]
+    assert await total(sale, "extra_credits") == "3"
+    await sale.walk(datetime(2030, 2, 1, 12, 30, tzinfo=UTC))
+    await sale.job("report_usage")
+    assert await total(sale, "extra_credits") == "3.3"
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    [first, second] = sorted(await sale.state("invoice"), key=lambda one: one["created"])
+    assert second["total"] == first["total"] + 3  # 3.3 × 1 cent
+    await sale.job("confirm_usage")
+    assert {one["status"] for one in await reports(sale)} == {"billed"}
+
+
+async def test_reversal_of_billed_usage_takes_back_what_was_told(sale: Shop) -> None:
+    await bill(sale)
+    charge = await sale.api.consume("40")
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    undone = await sale.api.post(f"/v1/charges/{charge['id']}/reverse", {"amount": "15"})
+    assert undone.status == 201, undone
+    await sale.job("report_usage")
+    assert [one["value"] for one in await reports(sale)] == ["4", "-2"]
+    assert await total(sale, "extra_credits") == "2"
+
+
+async def test_bill_is_in_force_only_while_a_subscription_passes_it_on(sale: Shop) -> None:
+    await sale.api.put("/v1/customers/acme", {"overage": {"policy": "bill"}})
+    refused = await sale.api.post("/v1/consume", {"customer_id": "acme", "amount": "5"})
+    assert (refused.status, refused.body["overage_reason"]) == (402, "no_subscription")
+    await bill(sale)
+    await sale.api.consume("5")
+    await sale.act("cancel", when="now")
+    refused = await sale.api.post("/v1/consume", {"customer_id": "acme", "amount": "5"})
+    assert (refused.status, refused.body["overage_reason"]) == (402, "no_subscription")
+    assert (await sale.api.balance())["billed"] == "5"
+
+
+async def test_plan_gives_its_policy_to_who_has_no_own(sale: Shop) -> None:
+    await bill(sale, limit="50")
+    shown = (await sale.api.get("/v1/customers/acme")).body["overage"]
+    assert shown == {"policy": "bill", "limit": "50"}
+    await sale.api.consume("50")
+    refused = await sale.api.post("/v1/consume", {"customer_id": "acme", "amount": "1"})
+    assert (refused.status, refused.body["overage_reason"]) == (402, "limit_reached")
+    # The limit is of a billing period.
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    assert (await sale.api.balance())["overage"]["used"] == "0"
+    await sale.api.consume("50")
+    await sale.act("cancel", when="now")
+    shown = (await sale.api.get("/v1/customers/acme")).body["overage"]
+    assert shown == {"policy": "deny", "limit": None}
+
+
+async def test_own_policy_stays_whatever_the_plan_says(sale: Shop) -> None:
+    await sale.api.put("/v1/customers/acme", {"overage": {"policy": "owe", "limit": "7"}})
+    await bill(sale)
+    shown = (await sale.api.get("/v1/customers/acme")).body["overage"]
+    assert shown == {"policy": "owe", "limit": "7"}
+
+
+@pytest.mark.parametrize("kind", ["500_before", "500_after", "reset_before", "reset_after"])
+async def test_lost_answer_is_told_again_and_counted_once(sale: Shop, kind: str) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(2 * HOUR)
+    asked = {"method": "POST", "path": "/v1/billing/meter_events", "kind": kind, "count": 3}
+    await sale.control("faults", **asked)
+    counts = await sale.job("report_usage")
+    assert (counts["told"], counts["waiting"]) == (0, 1)
+    [piece] = await reports(sale)
+    assert piece["status"] == "unknown"
+    await sale.lift_faults()
+    await sale.sleep(HOUR)
+    assert (await sale.job("report_usage"))["told"] == 1
+    assert await total(sale, "api_calls") == "1"
+    await sale.sleep(HOUR)
+    await sale.job("confirm_usage")
+    assert [one["status"] for one in await reports(sale)] == ["confirmed"]
+
+
+@pytest.mark.parametrize("kind", ["reset_before", "reset_after"])
+async def test_fate_unknown_for_a_day_is_told_by_the_sum(sale: Shop, kind: str) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(2 * HOUR)
+    asked = {"method": "POST", "path": "/v1/billing/meter_events", "kind": kind, "count": 3}
+    await sale.control("faults", **asked)
+    await sale.job("report_usage")
+    await sale.sleep(timedelta(hours=25))
+    await sale.job("report_usage")
+    assert [one["status"] for one in await reports(sale)] == ["unknown"]
+    await sale.job("confirm_usage")
+    states = {"reset_after": ["confirmed"], "reset_before": ["superseded"]}[kind]
+    assert [one["status"] for one in await reports(sale)] == states
+    await sale.job("report_usage")
+    assert await total(sale, "api_calls") == "1"
+    told = [one["identifier"] for one in await reports(sale) if one["status"] != "superseded"]
+    assert len(set(told)) == 1
+
+
+async def test_late_events_and_corrections_are_told_as_further_pieces(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"), event("e2"))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    at = (await reports(sale))[0]["window_start"]
+    await send(sale.api, event("e3", time=at))
+    await sale.job("report_usage")
+    for id_ in ("e1", "e2"):
+        body = {"customer_id": "acme", "source": "app", "id": id_, "action": "cancel"}
+        done = await sale.api.post("/v1/events/correct", {**body, "correction_id": id_}, key=None)
+        assert done.status == 201, done
+    await sale.job("report_usage")
+    assert [one["value"] for one in await reports(sale)] == ["2", "1", "-2"]
+    assert await total(sale, "api_calls") == "1"
+
+
+async def test_piece_that_stripe_rejects_is_not_counted_and_a_change_is_told_whole(
+    sale: Shop,
+) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(2 * HOUR)
+    [meter] = await sale.state("billing.meter")
+    await sale.stripe.v1.billing.meters.deactivate_async(meter["id"])
+    counts = await sale.job("report_usage")
+    assert counts["refused"] == 1
+    [piece] = await reports(sale)
+    assert piece["status"] == "rejected"
+    assert "archived" in piece["error"]
+    await sale.stripe.v1.billing.meters.reactivate_async(meter["id"])
+    await send(sale.api, event("e2", time=piece["window_start"]))
+    await sale.job("report_usage")
+    assert [(one["value"], one["status"]) for one in await reports(sale)] == [
+        ("1", "rejected"),
+        ("2", "sent"),
+    ]
+    assert await total(sale, "api_calls") == "2"
+
+
+async def test_sum_that_differs_for_long_is_settled_by_telling_what_lacks(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    [piece] = await reports(sale)
+    await send(sale.api, event("e2", time=piece["window_start"]))
+    await sale.job("report_usage")
+    # Stripe takes one back in the end, and names it nowhere.
+    await sale.control(
+        "meters/api_calls/reject",
+        identifier=piece["identifier"],
+        code="meter_event_invalid_value",
+        sampled=False,
+    )
+    await sale.sleep(HOUR)
+    assert (await sale.job("confirm_usage"))["waiting"] == 1
+    await sale.sleep(timedelta(hours=7))
+    assert (await sale.job("confirm_usage"))["disputed"] == 2
+    await sale.job("report_usage")
+    assert await total(sale, "api_calls") == "2"
+    await sale.sleep(HOUR)
+    await sale.job("confirm_usage")
+    assert [(one["value"], one["status"]) for one in await reports(sale)] == [
+        ("1", "disputed"),
+        ("1", "disputed"),
+        ("1", "confirmed"),
+    ]
+
+
+async def test_usage_after_its_invoice_is_final_is_listed_and_not_told(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    await sale.job("report_usage")
+    await sale.job("confirm_usage")
+    [piece] = await reports(sale)
+    await send(sale.api, event("e2", time=piece["window_start"]))
+    await sale.sleep(HOUR)
+    await sale.job("report_usage")
+    await sale.job("confirm_usage")
+    assert [(one["value"], one["status"]) for one in await reports(sale)] == [
+        ("1", "billed"),
+        ("1", "missed_invoice"),
+    ]
+    assert await total(sale, "api_calls") == "1"
+
+
+async def test_piece_told_after_its_invoice_was_final_is_found_to_have_missed_it(
+    sale: Shop,
+) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    end = datetime(2030, 2, 1, 14, tzinfo=UTC)
+    await sale.sleep(end - await sale.api.now())  # nothing of ours ran meanwhile
+    await sale.apply()
+    await sale.job("report_usage")
+    assert [one["status"] for one in await reports(sale)] == ["sent"]
+    await sale.job("confirm_usage")
+    assert [one["status"] for one in await reports(sale)] == ["missed_invoice"]
+
+
+async def test_period_that_begins_within_an_hour_cuts_its_window(sale: Shop) -> None:
+    await sale.sleep(timedelta(minutes=7))
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    end = datetime(2030, 2, 1, 12, 7, tzinfo=UTC)
+    await sale.sleep(end - await sale.api.now() - timedelta(minutes=1))
+    await send(sale.api, event("e2"))
+    await sale.walk(end + timedelta(minutes=1))
+    await send(sale.api, event("e3"))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    found = [(one["window_start"][:16], one["value"]) for one in await reports(sale)]
+    assert found == [
+        ("2030-01-01T12:07", "1"),
+        ("2030-02-01T12:00", "1"),
+        ("2030-02-01T12:07", "1"),
+    ]
+
+
+async def test_change_of_plan_ends_what_the_new_one_does_not_bill(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.plan("flat", tier="flat", price={"amount": "90.00", "currency": "USD"})
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(timedelta(minutes=30))
+    await sale.act("change", plan="flat", when="now")
+    await send(sale.api, event("e2"))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    assert [one["value"] for one in await reports(sale)] == ["1"]
+    [sub] = await sale.state("subscription")
+    assert len(sub["items"]["data"]) == 1
+
+
+async def test_meter_of_stripe_that_does_not_add_up_is_refused(sale: Shop) -> None:
+    await sale.stripe.v1.billing.meters.create_async(
+        {
+            "display_name": "Last",
+            "event_name": "api_calls",
+            "default_aggregation": {"formula": "last"},
+        }
+    )
+    answer = await sale.api.put(
+        "/v1/plans/pro",
+        {
+            "name": "Pro",
+            "tier": "pro",
+            "price": {"amount": "20.00", "currency": "USD"},
+            "interval": "month",
+            "metered": METERED,
+        },
+    )
+    assert (answer.status, answer.code) == (422, "stripe_refused")
+    assert "formula last" in answer.body["detail"]
