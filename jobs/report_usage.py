@@ -22,7 +22,7 @@ from ledger import customers
 from meter import raw, report_pieces
 from meter.catalog import Catalog, Meter
 from meter.readings import Reading
-from meter.report_pieces import PAST_MAX, Piece
+from meter.report_pieces import EXACT, PAST_MAX, Piece
 from meter.service import Service
 from meter.stripe_port import StripeFault, StripePort, UsageEvent
 from meter.tally import GRAIN
@@ -193,7 +193,7 @@ async def _counted(
         for reading in raw.readings_by(meter, fact):
             if isinstance(reading, Reading):
                 value = reading.value if meter.aggregation == "sum" else 1
-                total += Decimal(str(value))
+                total = EXACT.add(total, Decimal(str(value)))
     return total
 
 

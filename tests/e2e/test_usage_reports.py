@@ -345,3 +345,103 @@ async def test_meter_of_stripe_that_does_not_add_up_is_refused(sale: Shop) -> No
     )
     assert (answer.status, answer.code) == (422, "stripe_refused")
     assert "formula last" in answer.body["detail"]
+
+
+PUT: dict[str, Any] = {
+    "name": "Pro",
+    "tier": "pro",
+    "price": {"amount": "20.00", "currency": "USD"},
+    "interval": "month",
+}
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer"),
+    [
+        ({"metered": [{**METERED[0], "meter": "nope"}]}, "/metered/0/meter"),
+        ({"metered": [{**METERED[0], "meter": "charged"}]}, "/metered/0/meter"),
+        ({"metered": [{**METERED[0], "tiers": [{}]}]}, "/metered/0/unit_price"),
+        ({"metered": [{"meter": "calls", "event_name": "x"}]}, "/metered/0/unit_price"),
+        ({"metered": METERED * 2}, "/metered/1/event_name"),
+        (
+            {"metered": [{**METERED[0], "unit_price": "0." + "0" * 15 + "1"}]},
+            "/metered/0/unit_price",
+        ),
+        ({"metered": [{**METERED[0], "event_name": " x"}]}, "/metered/0/event_name"),
+        (
+            {"metered": [{"meter": "calls", "event_name": "x", "tiers": [{"up_to": 5}]}]},
+            "/metered/0/tiers",
+        ),
+        ({"overage": {"policy": "bill"}}, "/overage/event_name"),
+        ({"overage": {"policy": "owe"}}, "/overage/limit"),
+        ({"overage": {"policy": "deny", "limit": "1"}}, "/overage/limit"),
+        ({"overage": {"policy": "owe", "limit": "1", "unit_price": "1"}}, "/overage/policy"),
+        (
+            {"metered": METERED, "overage": {**OVERAGE, "event_name": "api_calls"}},
+            "/overage/event_name",
+        ),
+    ],
+)
+async def test_plan_whose_items_make_no_sense_is_refused(
+    sale: Shop, members: dict[str, Any], pointer: str
+) -> None:
+    await metering.meter(sale.api, "charged", charge="calls")
+    answer = await sale.api.put("/v1/plans/pro", {**PUT, **members})
+    assert answer.status == 422, answer
+    assert answer.body["errors"][0]["pointer"] == pointer
+    assert (await sale.api.get("/v1/plans")).body["data"] == []
+
+
+async def test_name_means_one_thing_in_all_plans(sale: Shop) -> None:
+    await sale.plan(overage=OVERAGE)
+    other = {**OVERAGE, "report_unit": "1"}
+    answer = await sale.api.put("/v1/plans/mega", {**PUT, "overage": other})
+    assert (answer.status, answer.code) == (422, "invalid_value")
+    answer = await sale.api.put("/v1/plans/mega", {**PUT, "overage": OVERAGE})
+    assert answer.status == 201
+
+
+async def test_meter_that_a_plan_bills_by_can_not_be_charged_in_credits(sale: Shop) -> None:
+    shown = await sale.plan(metered=METERED, overage=OVERAGE)
+    assert shown["metered"][0]["unit_price"] == "0.002"
+    assert shown["overage"] == {**OVERAGE, "limit": None}
+    body = {"event_type": "call", "aggregation": "count", "charge": "events"}
+    answer = await sale.api.put("/v1/meters/calls", body)
+    assert (answer.status, answer.code) == (422, "invalid_value")
+    assert answer.body["errors"][0]["pointer"] == "/charge"
+
+
+async def test_tiers_are_billed_as_they_are_told(sale: Shop) -> None:
+    tiers = [{"up_to": 2, "unit_price": "1"}, {"unit_price": "0.5", "flat_price": "3"}]
+    item = {"meter": "calls", "event_name": "api_calls", "tiers": tiers}
+    await sale.plan(metered=[item])
+    await sale.subscribe()
+    await send(sale.api, *(event(f"e{n}") for n in range(5)))
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    [first, second] = sorted(await sale.state("invoice"), key=lambda one: one["created"])
+    assert second["total"] - first["total"] == 200 + 300 + 150
+
+
+async def test_values_of_more_than_fifteen_digits_are_told_in_parts(sale: Shop) -> None:
+    await metering.meter(sale.api, "tokens", aggregation="sum", value_property="n")
+    await sale.plan(metered=[{**METERED[0], "meter": "tokens"}])
+    await sale.subscribe()
+    await send(sale.api, event("e1", data={"n": 1234567890123456}))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    assert [one["value"] for one in await reports(sale)] == ["999999999999999", "234567890123457"]
+    assert await total(sale, "api_calls") == "1234567890123456"
+
+
+async def test_key_of_one_customer_sees_nothing_of_others(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    assert len(await reports(sale, "&customer_id=acme")) == 1
+    await sale.api.customer("other")
+    assert await reports(sale, "&customer_id=other") == []
+    assert await reports(sale, "&status=due") == []
+    answer = await sale.api.get("/v1/usage-reports?status=lost")
+    assert (answer.status, answer.code) == (422, "invalid_query")
