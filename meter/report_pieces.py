@@ -42,7 +42,7 @@ def parts_of(value: Decimal) -> list[Decimal]:
 
     At most 12 decimals may be given. Raises OverflowError for what would take too many parts.
     """
-    sign, left = (Decimal(-1), -value) if value < 0 else (Decimal(1), value)
+    left = value.copy_abs()
     parts: list[Decimal] = []
     while left > _WHOLE_MAX:
         parts.append(_WHOLE_MAX)
@@ -51,9 +51,9 @@ def parts_of(value: Decimal) -> list[Decimal]:
             raise OverflowError(f"{value} takes more than {PARTS_MAX} events")
     whole = left.to_integral_value("ROUND_DOWN")
     fraction = EXACT.subtract(left, whole)
-    digits = len(f"{left.normalize():f}".replace(".", "").lstrip("0"))
+    digits = len(value_text(left).replace(".", "").lstrip("0"))
     parts += [left] if digits <= DIGITS_MAX else [whole, fraction]
-    return [sign * part for part in parts if part]
+    return [part.copy_sign(value) for part in parts if part]
 
 
 def value_text(value: Decimal) -> str:

@@ -355,33 +355,33 @@ PUT: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("members", "pointer"),
-    [
-        ({"metered": [{**METERED[0], "meter": "nope"}]}, "/metered/0/meter"),
-        ({"metered": [{**METERED[0], "meter": "charged"}]}, "/metered/0/meter"),
-        ({"metered": [{**METERED[0], "tiers": [{}]}]}, "/metered/0/unit_price"),
-        ({"metered": [{"meter": "calls", "event_name": "x"}]}, "/metered/0/unit_price"),
-        ({"metered": METERED * 2}, "/metered/1/event_name"),
-        (
-            {"metered": [{**METERED[0], "unit_price": "0." + "0" * 15 + "1"}]},
-            "/metered/0/unit_price",
-        ),
-        ({"metered": [{**METERED[0], "event_name": " x"}]}, "/metered/0/event_name"),
-        (
-            {"metered": [{"meter": "calls", "event_name": "x", "tiers": [{"up_to": 5}]}]},
-            "/metered/0/tiers",
-        ),
-        ({"overage": {"policy": "bill"}}, "/overage/event_name"),
-        ({"overage": {"policy": "owe"}}, "/overage/limit"),
-        ({"overage": {"policy": "deny", "limit": "1"}}, "/overage/limit"),
-        ({"overage": {"policy": "owe", "limit": "1", "unit_price": "1"}}, "/overage/policy"),
-        (
-            {"metered": METERED, "overage": {**OVERAGE, "event_name": "api_calls"}},
-            "/overage/event_name",
-        ),
-    ],
-)
+BAD_ITEMS: list[tuple[dict[str, Any], str]] = [
+    ({"metered": [{**METERED[0], "meter": "nope"}]}, "/metered/0/meter"),
+    ({"metered": [{**METERED[0], "meter": "charged"}]}, "/metered/0/meter"),
+    ({"metered": [{**METERED[0], "tiers": [{}]}]}, "/metered/0/unit_price"),
+    ({"metered": [{"meter": "calls", "event_name": "x"}]}, "/metered/0/unit_price"),
+    ({"metered": METERED * 2}, "/metered/1/event_name"),
+    (
+        {"metered": [{**METERED[0], "unit_price": "0." + "0" * 15 + "1"}]},
+        "/metered/0/unit_price",
+    ),
+    ({"metered": [{**METERED[0], "event_name": " x"}]}, "/metered/0/event_name"),
+    (
+        {"metered": [{"meter": "calls", "event_name": "x", "tiers": [{"up_to": 5}]}]},
+        "/metered/0/tiers",
+    ),
+    ({"overage": {"policy": "bill"}}, "/overage/event_name"),
+    ({"overage": {"policy": "owe"}}, "/overage/limit"),
+    ({"overage": {"policy": "deny", "limit": "1"}}, "/overage/limit"),
+    ({"overage": {"policy": "owe", "limit": "1", "unit_price": "1"}}, "/overage/policy"),
+    (
+        {"metered": METERED, "overage": {**OVERAGE, "event_name": "api_calls"}},
+        "/overage/event_name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("members", "pointer"), BAD_ITEMS)
 async def test_plan_whose_items_make_no_sense_is_refused(
     sale: Shop, members: dict[str, Any], pointer: str
 ) -> None:
