@@ -162,8 +162,10 @@ async def _measure(service: Service, conn: Connection, hours: Sequence[Hour], no
 
 
 def _is_due(service: Service, row: Record, now: datetime) -> bool:
-    """Whether a window is over: with its grace, or with the period, which is billed soon."""
+    """Whether a window is over, with its grace or with its period; or is to be told at once."""
     ends: datetime = row["ends_at"]
+    if row["is_flushed"]:
+        return True
     return ends <= now and (row["period_end"] <= now or ends + service.config.late_grace <= now)
 
 

@@ -81,6 +81,8 @@ CREATE TABLE report_items (
     stripe_customer_id text COLLATE "C" NOT NULL,
     starts_at timestamptz NOT NULL,
     ends_at timestamptz,
+    -- What was used until then is told at once: the subscription is about to end or to change.
+    flush_at timestamptz,
     PRIMARY KEY (customer_no, item_no),
     CONSTRAINT report_items_kind CHECK ((meter_no = 0) = (report_unit IS NOT NULL))
 );

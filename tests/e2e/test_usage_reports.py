@@ -12,6 +12,7 @@ from tests.metering import event, send
 from tests.shop import Shop, shop
 
 HOUR = timedelta(hours=1)
+FIRST = "subscription_create"
 METERED: list[dict[str, Any]] = [
     {"meter": "calls", "event_name": "api_calls", "unit_price": "0.002"}
 ]
@@ -317,6 +318,7 @@ async def test_change_of_plan_ends_what_the_new_one_does_not_bill(sale: Shop) ->
     await send(sale.api, event("e1"))
     await sale.sleep(timedelta(minutes=30))
     await sale.act("change", plan="flat", when="now")
+    await sale.sleep(timedelta(minutes=1))
     await send(sale.api, event("e2"))
     await sale.sleep(2 * HOUR)
     await sale.job("report_usage")
@@ -445,3 +447,39 @@ async def test_key_of_one_customer_sees_nothing_of_others(sale: Shop) -> None:
     assert await reports(sale, "&status=due") == []
     answer = await sale.api.get("/v1/usage-reports?status=lost")
     assert (answer.status, answer.code) == (422, "invalid_query")
+
+
+async def test_usage_is_told_before_its_subscription_is_ended_at_once(sale: Shop) -> None:
+    await sale.plan(metered=METERED, credits=None, overage=OVERAGE)
+    await sale.subscribe()
+    await send(sale.api, *(event(f"e{n}") for n in range(1_000)))
+    await sale.api.consume("25")
+    await sale.sleep(timedelta(minutes=20))
+    await sale.act("cancel", when="now")
+    assert await total(sale, "api_calls") == "1000"
+    assert await total(sale, "extra_credits") == "2.5"
+    await sale.sleep(timedelta(minutes=10))
+    assert (await sale.job("report_usage"))["pieces"] == 0
+    await sale.walk(datetime(2030, 1, 1, 14, tzinfo=UTC))
+    [last] = [one for one in await sale.state("invoice") if one["billing_reason"] != FIRST]
+    assert (last["status"], last["total"]) == ("paid", 203)  # 2.00, and 2.5 cents
+    await sale.job("confirm_usage")
+    assert {one["status"] for one in await reports(sale)} == {"billed"}
+
+
+async def test_usage_that_stripe_does_not_take_keeps_its_subscription(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    asked = {"method": "POST", "path": "/v1/billing/meter_events", "kind": "500_before"}
+    await sale.control("faults", **asked, count=3)
+    place = "/v1/customers/acme/subscription/cancel"
+    refused = await sale.api.post(place, {"when": "now"}, key="stop")
+    assert (refused.status, refused.code) == (409, "usage_flush_pending")
+    [sub] = await sale.state("subscription")
+    assert sub["status"] == "active"
+    await sale.lift_faults()
+    await sale.sleep(timedelta(minutes=5))
+    done = await sale.api.post(place, {"when": "now"}, key="stop")
+    assert done.status == 200, done
+    assert await total(sale, "api_calls") == "1"

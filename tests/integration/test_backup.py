@@ -129,7 +129,7 @@ async def report_something(conn: Connection, customer_no: int, now: datetime) ->
     hour = now.replace(minute=0, second=0, microsecond=0)
     item = await conn.fetchrow(
         queries.report_item_begin,
-        *(customer_no, f"sub_{customer_no}", None, 10, "calls", "mtr", "cus", hour, hour),
+        *(customer_no, f"sub_{customer_no}", None, 10, "calls", "mtr", "cus", hour),
     )
     assert item is not None
     place = customer_no, item["item_no"]
