@@ -80,6 +80,9 @@ async def _compare(
     has = await stripe.usage_sums(whose[2], whose[1], since, until)
     async with run.transaction() as conn:
         told = await conn.fetch(queries.report_told, *whose, since, until, now - SAME_KEY)
+        hours = sorted({hour["hour"] for hour in told} | set(has))
+        sums = [str(has.get(hour, 0)) for hour in hours]
+        await conn.execute(queries.report_sums_put, *whose, hours, sums)
         for hour in told:
             if hour["is_young"]:
                 continue  # its fate is being found out by telling it again

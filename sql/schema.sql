@@ -1091,6 +1091,17 @@ CREATE INDEX report_rows_open ON report_rows (created_at) WHERE is_open;
 
 CREATE INDEX report_rows_sent ON report_rows (sent_at) WHERE status = 'sent';
 
+-- What Stripe had counted of an hour when it was last asked.
+CREATE TABLE report_sums (
+    customer_no bigint NOT NULL,
+    stripe_meter_id text COLLATE "C" NOT NULL,
+    stripe_customer_id text COLLATE "C" NOT NULL,
+    hour timestamptz NOT NULL,
+    counted numeric NOT NULL,
+    seen_at timestamptz NOT NULL,
+    PRIMARY KEY (customer_no, stripe_meter_id, stripe_customer_id, hour)
+) WITH (fillfactor = 70);
+
 -- One row an account, for reports and proofs.
 CREATE VIEW account_balances AS
 SELECT
@@ -1342,7 +1353,7 @@ installation, assets, customer_directory, customers, profiles, accounts, money_a
 lots, holds, hold_steps, debts, reversed_charges, meters, price_counters, corrections,
 meter_rebuilds, purchases, freezes, stripe_calls, stripe_objects, stripe_cursors,
 subscriptions, auto_top_ups, top_up_attempts, report_items, report_periods, report_windows,
-report_rows
+report_rows, report_sums
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
 api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values,

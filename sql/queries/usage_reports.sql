@@ -563,6 +563,22 @@ WHERE
 GROUP BY date_trunc('hour', w.starts_at, 'UTC')
 ORDER BY hour;
 
+-- report_sums_put --
+-- What Stripe has counted of hours.
+INSERT INTO report_sums AS s (
+    customer_no, stripe_customer_id, stripe_meter_id, hour, counted, seen_at
+)
+SELECT
+    $1::bigint,
+    $2::text,
+    $3::text,
+    v.hour,
+    v.counted::numeric,
+    service_now_v1()
+FROM unnest($4::timestamptz[], $5::text[]) AS v (hour, counted)
+ON CONFLICT (customer_no, stripe_meter_id, stripe_customer_id, hour) DO UPDATE SET
+    counted = excluded.counted, seen_at = excluded.seen_at;
+
 -- report_hour_settle --
 -- Pieces of an hour ($4) in state $5, told by then ($7), get the state $6; what is confirmed of a
 -- closed period is billed.
@@ -727,3 +743,120 @@ WHERE
     )
 ORDER BY r.window_at DESC, r.customer_no DESC, r.item_no DESC, r.seq DESC, r.part DESC
 LIMIT $10::integer;
+
+-- reconciliation_read --
+-- By day of UTC, customer and name: what was used, what was told of it or can't be, and what Stripe
+-- had counted when it was last asked. Of [$1, $2), of one customer if $3; what differs comes first,
+-- at most $4.
+WITH windows AS (
+    SELECT
+        w.customer_no,
+        w.item_no,
+        w.starts_at,
+        date_trunc('day', w.starts_at, 'UTC') AS day,
+        date_trunc('hour', w.starts_at, 'UTC') AS hour,
+        round(w.amount / coalesce(i.report_unit, 1), 12) AS used,
+        i.event_name,
+        i.meter_no,
+        i.stripe_meter_id,
+        i.stripe_customer_id,
+        p.closed_at
+    FROM report_windows AS w
+    INNER JOIN report_items AS i ON w.customer_no = i.customer_no AND w.item_no = i.item_no
+    INNER JOIN
+        report_periods AS p
+        ON
+            w.customer_no = p.customer_no
+            AND w.item_no = p.item_no
+            AND w.period_start = p.starts_at
+    WHERE
+        w.starts_at >= $1::timestamptz
+        AND w.starts_at < $2::timestamptz
+        AND ($3::bigint IS NULL OR w.customer_no = $3::bigint)
+),
+
+told AS (
+    SELECT
+        w.*,
+        coalesce(r.sure, 0) AS sure,
+        coalesce(r.pending, 0) AS pending,
+        coalesce(r.sent, 0) AS sent,
+        r.sent_at,
+        coalesce(r.missed, 0) AS missed,
+        coalesce(r.unreportable, 0) AS unreportable,
+        coalesce(r.rejected, 0) AS rejected,
+        r.oldest_at
+    FROM windows AS w
+    LEFT JOIN LATERAL (
+        SELECT
+            sum(x.value) FILTER (WHERE x.status IN ('confirmed', 'billed')) AS sure,
+            sum(x.value) FILTER (WHERE x.is_open) AS pending,
+            sum(x.value) FILTER (WHERE x.status = 'sent') AS sent,
+            max(x.sent_at) FILTER (WHERE x.status = 'sent') AS sent_at,
+            sum(x.value) FILTER (WHERE x.status = 'missed_invoice') AS missed,
+            sum(x.value) FILTER (WHERE x.status = 'unreportable') AS unreportable,
+            sum(x.value) FILTER (WHERE x.status = 'rejected') AS rejected,
+            min(x.created_at) FILTER (WHERE x.status NOT IN ('confirmed', 'billed', 'superseded'))
+                AS oldest_at
+        FROM report_rows AS x
+        WHERE x.customer_no = w.customer_no AND x.item_no = w.item_no AND x.window_at = w.starts_at
+    ) AS r ON true
+),
+
+days AS (
+    SELECT
+        t.day,
+        t.customer_no,
+        t.event_name,
+        t.meter_no,
+        sum(t.used) AS used,
+        sum(t.sure) AS sure,
+        sum(t.pending) AS pending,
+        sum(t.sent) AS sent,
+        max(t.sent_at) AS sent_at,
+        sum(t.missed) AS missed,
+        sum(t.unreportable) AS unreportable,
+        sum(t.rejected) AS rejected,
+        min(t.oldest_at) AS oldest_at,
+        bool_and(t.closed_at IS NOT NULL) AS is_closed,
+        count(*) FILTER (WHERE u.hour IS NOT NULL) AS marks,
+        t.stripe_meter_id,
+        t.stripe_customer_id
+    FROM told AS t
+    LEFT JOIN
+        unreported_usage AS u
+        ON t.customer_no = u.customer_no AND t.meter_no = u.meter_no AND t.hour = u.hour
+    GROUP BY
+        t.day, t.customer_no, t.event_name, t.meter_no, t.stripe_meter_id, t.stripe_customer_id
+),
+
+compared AS (
+    SELECT
+        d.*,
+        coalesce(s.counted, 0) AS counted,
+        s.seen_at
+    FROM days AS d
+    LEFT JOIN LATERAL (
+        SELECT
+            sum(x.counted) AS counted,
+            min(x.seen_at) AS seen_at
+        FROM report_sums AS x
+        WHERE
+            x.customer_no = d.customer_no
+            AND x.stripe_meter_id = d.stripe_meter_id
+            AND x.stripe_customer_id = d.stripe_customer_id
+            AND x.hour >= d.day
+            AND x.hour < d.day + interval '1 day'
+    ) AS s ON true
+)
+
+SELECT
+    d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending,
+    d.sent, d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.is_closed, d.marks, d.counted, d.seen_at,
+    count(*) OVER () AS rows_count,
+    count(*) FILTER (WHERE d.used = d.counted) OVER () AS agreed_count
+FROM compared AS d
+INNER JOIN customers AS c ON d.customer_no = c.customer_no
+LEFT JOIN meters AS m ON d.meter_no = m.meter_no
+ORDER BY d.used = d.counted, d.day, d.customer_no, d.event_name
+LIMIT $4::integer;

@@ -483,3 +483,73 @@ async def test_usage_that_stripe_does_not_take_keeps_its_subscription(sale: Shop
     done = await sale.api.post(place, {"when": "now"}, key="stop")
     assert done.status == 200, done
     assert await total(sale, "api_calls") == "1"
+
+
+async def reconciled(sale: Shop) -> Any:
+    answer = await sale.api.get("/v1/reconciliation")
+    assert answer.status == 200, answer
+    return answer.body
+
+
+def reasons(found: Any) -> list[dict[str, str]]:
+    return [{one["name"]: one["value"] for one in row["reasons"]} for row in found["data"]]
+
+
+async def test_reconciliation_names_every_difference(sale: Shop) -> None:
+    await sale.plan(metered=METERED, credits=None, overage=OVERAGE)
+    await sale.subscribe()
+    await send(sale.api, event("e1"), event("e2"))
+    await sale.api.consume("25")
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    found = await reconciled(sale)
+    assert reasons(found) == [{"in_flight": "2"}, {"in_flight": "2", "carried": "0.5"}]
+    await sale.sleep(HOUR)
+    await sale.job("confirm_usage")
+    found = await reconciled(sale)
+    assert (found["rows"], found["agreed"], found["explained"]) == (2, 1, 1)
+    assert reasons(found) == [{"carried": "0.5"}, {}]
+    at = (await reports(sale))[0]["window_start"]
+    await send(sale.api, event("e3", time=at))
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    await send(sale.api, event("e4", time=at))
+    await sale.sleep(HOUR)
+    await sale.job("report_usage")
+    found = (
+        await sale.api.get("/v1/reconciliation?from=2030-01-01T00:00:00Z&to=2030-02-01T00:00:00Z")
+    ).body
+    assert reasons(found)[0] == {"late": "1"}
+    assert (found["unexplained"], found["score"]) == (0, "1.000000")
+    [row] = [one for one in found["data"] if one["meter"] == "calls"]
+    assert (row["used"], row["told"], row["stripe"], row["difference"]) == ("4", "3", "3", "1")
+
+
+async def test_reconciliation_finds_what_stripe_has_and_nobody_told(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    [customer] = await sale.state("customer")
+    await sale.stripe.v1.billing.meter_events.create_async(
+        {
+            "event_name": "api_calls",
+            "payload": {"stripe_customer_id": customer["id"], "value": "5"},
+            "identifier": "by-hand",
+        }
+    )
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    await sale.sleep(HOUR)
+    await sale.job("confirm_usage")
+    found = await reconciled(sale)
+    assert reasons(found) == [{"duplicate": "-5"}]
+    assert (found["unexplained"], found["score"]) == (1, "0.000000")
+
+
+@pytest.mark.parametrize(
+    "query", ["from=2030-02-01T00:00:00Z&to=2030-01-01T00:00:00Z", "from=2029-01-01T00:00:00Z"]
+)
+async def test_reconciliation_of_no_range_or_too_long_a_one_is_refused(
+    sale: Shop, query: str
+) -> None:
+    answer = await sale.api.get(f"/v1/reconciliation?{query}")
+    assert (answer.status, answer.code) == (422, "invalid_query")

@@ -140,6 +140,7 @@ async def report_something(conn: Connection, customer_no: int, now: datetime) ->
     )
     piece = (*place, hour, 1, 1, "2", f"dd_{customer_no}", "due")
     await conn.execute(queries.report_rows_add, *([value] for value in piece))
+    await conn.execute(queries.report_sums_put, customer_no, "cus", "mtr", [hour], ["2.5"])
     await conn.execute(queries.report_mark, *([value] for value in (*place, hour)))
 
 
