@@ -73,7 +73,7 @@ async def report_usage(run: Run) -> Counts:
     counts = {"hours": 0, "pieces": 0, "told": 0, "refused": 0, "waiting": 0}
     if run.service.stripe is None:
         return counts
-    await _measure_all(run, counts)
+    await measure_all(run, counts)
     await _tell_all(run, run.service.stripe, counts)
     return counts
 
@@ -81,7 +81,8 @@ async def report_usage(run: Run) -> Counts:
 # Measuring
 
 
-async def _measure_all(run: Run, counts: dict[str, int]) -> None:
+async def measure_all(run: Run, counts: dict[str, int]) -> None:
+    """Make pieces of everything that has changed and is over, in bounded transactions."""
     at: tuple[datetime, int, int] = (EPOCH, 0, 0)
     for _ in range(ROUNDS_MAX):
         if run.stopping.is_set():

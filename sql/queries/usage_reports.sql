@@ -851,8 +851,9 @@ compared AS (
 )
 
 SELECT
-    d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending,
-    d.sent, d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.is_closed, d.marks, d.counted, d.seen_at,
+    d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending, d.sent,
+    d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.is_closed, d.marks, d.counted,
+    d.seen_at,
     count(*) OVER () AS rows_count,
     count(*) FILTER (WHERE d.used = d.counted) OVER () AS agreed_count
 FROM compared AS d
