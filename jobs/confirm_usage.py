@@ -26,6 +26,10 @@ SECOND: Final = timedelta(seconds=1)
 """Stripe's times are whole seconds: what was told within that of the end may have been in time."""
 LOOK_EVERY: Final = timedelta(minutes=10)
 """At an invoice that can still change."""
+REJECTED_AGAIN: Final = timedelta(hours=6)
+"""After it was rejected usage is told once more: a meter may have been mended meanwhile."""
+REJECTED_MAX: Final = 5
+"""Pieces of one window; then only a change of it is told."""
 NO_INVOICE: Final = timedelta(days=4)
 """After that a period without an invoice has none: there was nothing to bill."""
 CUSTOMERS_MAX: Final = 200
@@ -63,6 +67,11 @@ async def confirm_usage(run: Run) -> Counts:
         if len(rows) < CUSTOMERS_MAX:
             break
         after = rows[-1]["customer_no"]
+    async with run.transaction() as conn:
+        now = await customers.now(conn)
+        counts["again"] = await conn.fetchval(
+            queries.report_rejected_again, now, REJECTED_AGAIN, REJECTED_MAX
+        )
     await _close_all(run, stripe, counts)
     return counts
 

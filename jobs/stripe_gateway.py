@@ -80,7 +80,7 @@ class Gateway(PlanCalls, CardCalls, UsageCalls):
         client = stripe.StripeClient(
             config.secret_key, http_client=self._http, max_network_retries=RETRIES, **options
         )
-        self._v1 = client.v1
+        self._v1, self._v2 = client.v1, client.v2
         v1 = self._v1
         self._services: dict[Kind, Any] = {
             "customer": v1.customers,

@@ -5,7 +5,7 @@ that checks that nobody has taken the object since. What came in meanwhile leave
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -17,7 +17,7 @@ from jobs.runner import Counts, Run
 from jobs.stripe_apply import Foreign, Twin, apply_payment
 from jobs.stripe_plans import apply_invoice, apply_subscription
 from ledger.load_purchases import ForeignPurchase
-from meter import checkout, stripe_news
+from meter import checkout, report_pieces, stripe_news
 from meter.plan_lines import MissingPeriod
 from meter.problems import ProblemError
 from meter.service import Service
@@ -151,6 +151,8 @@ async def _fetch(service: Service, stripe: StripePort, object_id: str, kind: str
             return _nothing
         state = await stripe.subscription(invoice.subscription_id)
         return partial(apply_invoice, service, invoice=invoice, state=state)
+    if kind == "meter_report":
+        return partial(_reject, told=await stripe.rejected_usage(object_id))
     payment = await stripe.payment("session" if kind == "session" else "intent", object_id)
     if kind == "intent" and checkout.owner_of(payment.marks, service.installation_id) is None:
         # It may have paid an invoice, and what became of it since is news of that.
@@ -197,6 +199,16 @@ async def _fetch_card(service: Service, stripe: StripePort, object_id: str) -> C
 async def _rearm(conn: Connection, *, customer_no: int, fingerprint: str) -> None:
     """What another card was declined for stands in the way no more."""
     await conn.execute(queries.top_up_has_card, customer_no, fingerprint)
+
+
+async def _reject(conn: Connection, *, told: Mapping[str, str]) -> None:
+    """Usage that was told, and that Stripe does not count."""
+    for identifier, code in told.items():
+        place = report_pieces.place_of(identifier)
+        if place is None or await conn.fetchval(queries.report_row_reject, *place, code) is None:
+            log.warning("rejected_usage_is_foreign", identifier=identifier, code=code)
+        else:
+            log.error("usage_rejected", identifier=identifier, code=code)
 
 
 async def _nothing(_: Connection) -> None:

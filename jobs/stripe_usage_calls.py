@@ -18,6 +18,7 @@ class UsageCalls(ABC):
     """Part of `StripePort`; the gateway gives the library, its faults and its lists."""
 
     _v1: Any
+    _v2: Any
 
     @abstractmethod
     def _faults(self) -> AbstractAsyncContextManager[None]:
@@ -81,6 +82,18 @@ class UsageCalls(ABC):
             # Stripe refuses an identifier that it has counted already: then it is done.
             if fault.kind != "refused" or "already exists with identifier" not in str(fault):
                 raise
+
+    async def rejected_usage(self, event_id: str) -> Mapping[str, str]:
+        """See `StripePort`."""
+        async with self._faults():
+            event = await self._v2.core.events.retrieve_async(event_id)
+        reason = getattr(getattr(event, "data", None), "reason", None)
+        return {
+            sample.request.identifier: kind.code
+            for kind in getattr(reason, "error_types", None) or ()
+            for sample in kind.sample_errors or ()
+            if sample.request is not None and sample.request.identifier is not None
+        }
 
     async def usage_sums(
         self, meter_id: str, customer_id: str, since: datetime, until: datetime

@@ -23,8 +23,8 @@ SMALLEST: Final = Decimal("1e-9")
 class Reason(Struct, frozen=True):
     """A part of a difference.
 
-    `in_flight`: is to be told, or not compared yet; `carried`: less than a report unit, told when
-    the period ends; `late`: its invoice was final before it was known; `unreportable`: older than
+    `in_flight`: is to be told, or not compared yet; `carried`: less than a report unit, told with
+    another day or when the period ends; `late`: its invoice was final before it was known; `unreportable`: older than
     Stripe takes; `rejected`: Stripe does not count it; `duplicate`: Stripe has more than it was
     told; `unknown`: none of these.
     """
@@ -132,7 +132,7 @@ def reasons_of(row: Mapping[str, Any], difference: Decimal) -> list[Reason]:
         return found
     if row["marks"]:
         return [*found, Reason("in_flight", value_text(rest))]
-    if row["meter"] is None and not row["is_closed"] and abs(rest) < 1:
+    if row["meter"] is None and abs(rest) < 1:
         return [*found, Reason("carried", value_text(rest))]
     if rest > 0 and row["rejected"] > 0:
         part = min(rest, row["rejected"])

@@ -1,7 +1,8 @@
 """Pieces of usage as Stripe is told of them: how a value is cut, and what each is called. Pure."""
 
+import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Final
 
@@ -19,6 +20,9 @@ CONFIRM_AFTER: Final = timedelta(minutes=5)
 SLACK: Final = timedelta(minutes=30)
 """What may pass between the making of a piece and its telling."""
 
+_PLACE: Final = re.compile(
+    r"dd_\w+_(\d{1,18})_(\d{1,18})_(\d{1,11})(?:\.(\d{6}))?_(\d{1,9})_(\d{1,9})", re.ASCII
+)
 _WHOLE_MAX: Final = Decimal(10**DIGITS_MAX - 1)
 EXACT: Final = Context(prec=120)
 """Sums of values lose nothing."""
@@ -102,3 +106,13 @@ def _moment(at: datetime) -> str:
     """A window in an identifier: its start in seconds, and what is left of one."""
     seconds = int(at.timestamp())
     return f"{seconds}.{at.microsecond:06d}" if at.microsecond else str(seconds)
+
+
+def place_of(identifier: str) -> tuple[int, int, datetime, int, int] | None:
+    """Customer, item, window, seq and part of a piece by its identifier; None: it is not ours."""
+    match = _PLACE.fullmatch(identifier)
+    if match is None:
+        return None
+    customer_no, item_no, seconds, micros, seq, part = match.groups()
+    at = datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros or 0))
+    return int(customer_no), int(item_no), at, int(seq), int(part)

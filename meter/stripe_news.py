@@ -21,6 +21,7 @@ OF_INTENT: Final = ("charge.", "refund.", "radar.early_fraud_warning.")
 OF_CUSTOMER: Final = ("customer.deleted", "customer.updated")
 OF_CARD: Final = ("payment_method.", "setup_intent.succeeded")
 """Types whose objects name the customer that saved a card, or lost one."""
+REJECTED_USAGE: Final = "v1.billing.meter.error_report_triggered"
 OF_NO_INVOICE: Final = ("invoice.upcoming", "invoice.created", "invoice.updated")
 """There is no such invoice, or nothing is paid of it yet."""
 
@@ -51,9 +52,11 @@ class Kept(Struct, frozen=True):
 
 def target_of(event: Event) -> tuple[str, str] | None:
     """The object that an event is news of, and its kind; None: nothing that we look at."""
+    if event.type == REJECTED_USAGE and event.data is None:
+        return _named(event.id, "meter_report")  # a thin event: it is fetched itself
     told = (event.data or {}).get("object")
     if not isinstance(told, dict):
-        return None  # a thin event: of meters so far, and those are not watched here
+        return None
     found = cast("dict[str, Any]", told)
     if event.type.startswith("checkout.session."):
         return _named(found.get("id"), "session")

@@ -366,6 +366,10 @@ class StripePort(Protocol):
         """Tell one piece of usage; that Stripe knows it already is no fault."""
         ...
 
+    async def rejected_usage(self, event_id: str) -> Mapping[str, str]:
+        """Why usage that was told is not counted, by identifier, as far as an error report says."""
+        ...
+
     async def usage_sums(
         self, meter_id: str, customer_id: str, since: datetime, until: datetime
     ) -> Mapping[datetime, Decimal]:

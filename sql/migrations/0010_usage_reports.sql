@@ -159,6 +159,9 @@ CREATE INDEX report_rows_open ON report_rows (created_at) WHERE is_open;
 
 CREATE INDEX report_rows_sent ON report_rows (sent_at) WHERE status = 'sent';
 
+CREATE INDEX report_rows_rejected ON report_rows (settled_at)
+WHERE status = 'rejected' AND not_before IS NULL;
+
 -- What Stripe had counted of an hour when it was last asked.
 CREATE TABLE report_sums (
     customer_no bigint NOT NULL,

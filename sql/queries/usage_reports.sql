@@ -512,6 +512,46 @@ WHERE
     AND part = $5::integer
     AND status = 'sending';
 
+-- report_row_reject --
+-- A piece that was told is not counted by Stripe, for a reason.
+UPDATE report_rows SET
+    status = 'rejected', error = $6::text, settled_at = service_now_v1(), not_before = NULL
+WHERE
+    customer_no = $1::bigint
+    AND item_no = $2::bigint
+    AND window_at = $3::timestamptz
+    AND seq = $4::integer
+    AND part = $5::integer
+    AND status IN ('sending', 'sent', 'unknown', 'confirmed')
+RETURNING seq;
+
+-- report_rejected_again --
+-- Hours of pieces that were rejected $2 ago are measured again, once for each, and at most $3 times
+-- for a window: somebody may have mended what was wrong. Answers how many.
+WITH again AS (
+    UPDATE report_rows AS r SET not_before = $1::timestamptz
+    WHERE
+        r.status = 'rejected'
+        AND r.not_before IS NULL
+        AND r.settled_at <= $1::timestamptz - $2::interval
+        AND r.seq <= $3::integer
+    RETURNING r.customer_no, r.item_no, r.window_at
+),
+
+marked AS (
+    INSERT INTO unreported_usage AS u (customer_no, meter_no, hour)
+    SELECT DISTINCT
+        i.customer_no,
+        i.meter_no,
+        date_trunc('hour', a.window_at, 'UTC') AS hour
+    FROM again AS a
+    INNER JOIN report_items AS i ON a.customer_no = i.customer_no AND a.item_no = i.item_no
+    ON CONFLICT (customer_no, meter_no, hour) DO UPDATE SET version = u.version + 1
+    RETURNING hour
+)
+
+SELECT count(*)::integer AS hours FROM marked;
+
 -- report_hours --
 -- Hours of what was told at least $2 ago and is not confirmed, or whose fate is unknown for $3: at
 -- most $4, after customer $5.
@@ -763,16 +803,9 @@ WITH windows AS (
         i.event_name,
         i.meter_no,
         i.stripe_meter_id,
-        i.stripe_customer_id,
-        p.closed_at
+        i.stripe_customer_id
     FROM report_windows AS w
     INNER JOIN report_items AS i ON w.customer_no = i.customer_no AND w.item_no = i.item_no
-    INNER JOIN
-        report_periods AS p
-        ON
-            w.customer_no = p.customer_no
-            AND w.item_no = p.item_no
-            AND w.period_start = p.starts_at
     WHERE
         w.starts_at >= $1::timestamptz
         AND w.starts_at < $2::timestamptz
@@ -822,7 +855,6 @@ days AS (
         sum(t.unreportable) AS unreportable,
         sum(t.rejected) AS rejected,
         min(t.oldest_at) AS oldest_at,
-        bool_and(t.closed_at IS NOT NULL) AS is_closed,
         count(*) FILTER (WHERE u.hour IS NOT NULL) AS marks,
         t.stripe_meter_id,
         t.stripe_customer_id
@@ -856,7 +888,7 @@ compared AS (
 
 SELECT
     d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending, d.sent,
-    d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.is_closed, d.marks, d.counted,
+    d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.marks, d.counted,
     d.seen_at,
     count(*) OVER () AS rows_count,
     count(*) FILTER (WHERE d.used = d.counted) OVER () AS agreed_count

@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from sql.pool import Pool
 from tests import metering
+from tests.http import wire_time
 from tests.metering import event, send
-from tests.shop import Shop, shop
+from tests.shop import START, WEBHOOK, Shop, shop
 
 HOUR = timedelta(hours=1)
 FIRST = "subscription_create"
@@ -553,3 +555,103 @@ async def test_reconciliation_of_no_range_or_too_long_a_one_is_refused(
 ) -> None:
     answer = await sale.api.get(f"/v1/reconciliation?{query}")
     assert (answer.status, answer.code) == (422, "invalid_query")
+
+
+async def test_usage_that_an_error_report_names_is_rejected_and_told_again(pool: Pool) -> None:
+    async with shop(pool, has_one_clock=True) as sale:
+        await metering.meter(sale.api, "calls")
+        made = await sale.stripe.v2.core.event_destinations.create_async(
+            {
+                "name": "meters",
+                "type": "webhook_endpoint",
+                "event_payload": "thin",
+                "enabled_events": ["v1.billing.meter.error_report_triggered"],
+                "webhook_endpoint": {"url": sale.api.url + WEBHOOK},
+                "include": ["webhook_endpoint.signing_secret"],
+            }
+        )
+        assert made.webhook_endpoint is not None
+        sale.trust(str(made.webhook_endpoint.signing_secret))
+        await sale.plan(metered=METERED)
+        await sale.subscribe()
+        await send(sale.api, *(event(f"e{n}") for n in range(10)))
+        await sale.sleep(2 * HOUR)
+        await sale.job("report_usage")
+        [piece] = await reports(sale)
+        order = {"identifier": piece["identifier"], "code": "meter_event_invalid_value"}
+        await sale.control("meters/api_calls/reject", **order)
+        await sale.sleep(timedelta(minutes=1))
+        await sale.events()
+        await sale.apply()
+        [piece] = await reports(sale)
+        assert (piece["status"], piece["error"]) == ("rejected", "meter_event_invalid_value")
+        await send(sale.api, *(event(f"f{n}", time=piece["window_start"]) for n in range(2)))
+        await sale.job("report_usage")
+        assert [(one["value"], one["status"]) for one in await reports(sale)] == [
+            ("10", "rejected"),
+            ("12", "sent"),
+        ]
+        assert await total(sale, "api_calls") == "12"
+
+
+async def test_rejected_usage_is_told_again_after_some_hours(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(2 * HOUR)
+    [meter] = await sale.state("billing.meter")
+    await sale.stripe.v1.billing.meters.deactivate_async(meter["id"])
+    await sale.job("report_usage")
+    await sale.stripe.v1.billing.meters.reactivate_async(meter["id"])
+    await sale.job("report_usage")
+    assert [one["status"] for one in await reports(sale)] == ["rejected"]
+    await sale.sleep(7 * HOUR)
+    assert (await sale.job("confirm_usage"))["again"] == 1
+    await sale.job("report_usage")
+    assert [one["status"] for one in await reports(sale)] == ["rejected", "sent"]
+    assert (await sale.job("confirm_usage"))["again"] == 0
+    assert await total(sale, "api_calls") == "1"
+
+
+async def test_month_of_usage_comes_to_its_invoice_to_the_cent(sale: Shop) -> None:
+    """Calls and credits every day, some late, some undone, some that Stripe forgets or rejects; the
+    clock goes from instant to instant, and the jobs tell and compare by themselves.
+    """
+    await sale.plan(metered=METERED, credits="100", overage={**OVERAGE, "report_unit": "7"})
+    await sale.subscribe()
+    counted, used = 0, 0
+    charges: list[str] = []
+    for day in range(31):
+        await sale.walk(START + timedelta(days=day, hours=day % 5, minutes=10))
+        calls = 3 * day + 1
+        at = START + timedelta(days=day // 2 if day % 4 == 3 else day, minutes=5)
+        await send(sale.api, *(event(f"d{day}-{n}", time=wire_time(at)) for n in range(calls)))
+        counted += calls
+        charges.append((await sale.api.consume(str(20 + day)))["id"])
+        used += 20 + day
+        if day % 6 == 5:
+            undone = await sale.api.post(f"/v1/charges/{charges[-2]}/reverse", {"amount": "9"})
+            assert undone.status == 201, undone
+            used -= 9
+        if day % 7 == 2:
+            kind = ["500_before", "reset_after"][day % 2]
+            asked = {"method": "POST", "path": "/v1/billing/meter_events", "kind": kind}
+            await sale.control("faults", **asked, count=4)
+        if day % 9 == 4:
+            order = {"code": "meter_event_invalid_value", "sampled": False}
+            await sale.control("meters/api_calls/reject", **order)
+    await sale.walk(datetime(2030, 2, 2, 14, tzinfo=UTC))
+    billed = Decimal((await sale.api.balance())["billed"])
+    assert billed == used - 100
+    assert Decimal(await total(sale, "api_calls")) == counted
+    assert abs(Decimal(await total(sale, "extra_credits")) - billed / 7) < Decimal("1e-11")
+    [first, second] = sorted(await sale.state("invoice"), key=lambda one: one["created"])
+    cents = (Decimal(counted) / 5).quantize(Decimal(1)) + (billed / 7).quantize(Decimal(1))
+    assert second["total"] == first["total"] + cents
+    found = await sale.api.get(
+        "/v1/reconciliation?from=2030-01-01T00:00:00Z&to=2030-02-01T00:00:00Z"
+    )
+    assert found.body["unexplained"] == 0
+    assert {name for one in reasons(found.body) for name in one} == {"carried"}
+    differences = [Decimal(one["difference"]) for one in found.body["data"]]
+    assert abs(sum(differences)) < Decimal("1e-9")

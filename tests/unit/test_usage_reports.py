@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from jobs.confirm_usage import is_same
 from meter.plan_items import decimal_price
 from meter.problems import ProblemError
-from meter.report_pieces import DIGITS_MAX, EXACT, PAST_MAX, Piece, parts_of, pieces_of, value_text
+from meter.report_pieces import (
+    DIGITS_MAX,
+    EXACT,
+    PAST_MAX,
+    Piece,
+    parts_of,
+    pieces_of,
+    place_of,
+    value_text,
+)
 from meter.usage_items import periods_between
 
 NOW = datetime(2030, 3, 1, tzinfo=UTC)
@@ -111,3 +120,11 @@ def test_price_finer_than_stripe_takes_is_refused() -> None:
     assert decimal_price("0.00000000000001", 2, "/x") == "0.00000000000001"
     with pytest.raises(ProblemError):
         decimal_price("0.000000000000001", 2, "/x")
+
+
+@pytest.mark.parametrize("window_at", [NOW, NOW + timedelta(microseconds=7)])
+def test_piece_is_found_by_its_identifier(window_at: datetime) -> None:
+    [piece] = made(window_at=window_at, now=NOW + timedelta(hours=3))
+    assert place_of(piece.identifier) == (7, 2, window_at, 3, 1)
+    for other in ("by-hand", "dd_ins_1_7_2_x_3_1", "dd_ins_1_7_2_1898546400_3"):
+        assert place_of(other) in {None, (1, 7, datetime.fromtimestamp(2, UTC), 1898546400, 3)}
