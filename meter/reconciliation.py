@@ -24,9 +24,9 @@ class Reason(Struct, frozen=True):
     """A part of a difference.
 
     `in_flight`: is to be told, or not compared yet; `carried`: less than a report unit, told with
-    another day or when the period ends; `late`: its invoice was final before it was known; `unreportable`: older than
-    Stripe takes; `rejected`: Stripe does not count it; `duplicate`: Stripe has more than it was
-    told; `unknown`: none of these.
+    another day or when the period ends; `late`: its invoice was final before it was known;
+    `unreportable`: older than Stripe takes; `rejected`: Stripe does not count it; `duplicate`:
+    Stripe has more than it was told; `unknown`: none of these.
     """
 
     name: str
