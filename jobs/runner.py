@@ -31,6 +31,8 @@ WAIT_SECONDS_MAX: Final = 20.0
 WAIT_STEP_SECONDS: Final = 0.1
 STOP_SECONDS_MAX: Final = 5.0
 """How long a run may go on once the process stops; then it is cancelled between two steps."""
+LATE_SECONDS_MIN: Final = 60.0
+"""A job that is late by less than this is not worth a warning."""
 ERROR_CHARS_MAX: Final = 500
 APART: Final = 0.75
 """Of the time between two runs: sooner than that the clock of another process does not run it."""
@@ -69,6 +71,8 @@ class JobStatus(Struct, frozen=True, kw_only=True):
     every_seconds: int
     running_on: str | None
     """The process that runs it now."""
+    paused_at: datetime | None
+    """Since when the clock does not run it; by hand it can be run."""
     last_run: JobRun | None
     next_due_at: datetime | None
     overdue_seconds: float
@@ -106,6 +110,7 @@ class Runner:
         self.stopping = asyncio.Event()
         self._running: set[asyncio.Task[JobRun]] = set()
         self._works: set[asyncio.Future[Counts]] = set()
+        self._late: set[str] = set()
 
     async def tick(self, name: str) -> JobRun | None:
         """The clock says so: run the job, unless another process does or just did. Never raises."""
@@ -159,12 +164,21 @@ class Runner:
                 about=job.about,
                 every_seconds=int(job.every.total_seconds()),
                 running_on=row["holder"],
+                paused_at=row["paused_at"],
                 last_run=None if row["started_at"] is None else _run_of(*tuple(row)[1:5]),
                 next_due_at=row["started_at"] and row["started_at"] + job.every,
                 overdue_seconds=round(row["overdue_seconds"], 3),
             )
             for job, row in zip(jobs, rows, strict=True)
         ]
+
+    async def pause(self, name: str, *, resume: bool = False) -> JobStatus | None:
+        """Let the clock run a job no more, or again: how it is doing then. None: no such job."""
+        if name not in self.jobs:
+            return None
+        async with transaction(self.service.pool) as conn:
+            await conn.execute(queries.job_resume if resume else queries.job_pause, name)
+        return next(one for one in await self.timetable() if one.name == name)
 
     async def observe(self, watch: Watch) -> None:
         """Report how late the jobs and the holds are. Never raises."""
@@ -177,7 +191,26 @@ class Runner:
             return
         for status in statuses:
             watch.job_overdue(status.name, status.overdue_seconds)
+            self._warn(status)
         watch.holds_overdue(holds)
+
+    def _warn(self, status: JobStatus) -> None:
+        """Say once that a job is late by more than its time, and once that it has run again."""
+        is_late = status.overdue_seconds > max(LATE_SECONDS_MIN, status.every_seconds)
+        if is_late == (status.name in self._late):
+            return
+        if is_late:
+            self._late.add(status.name)
+            log.warning(
+                "job_overdue",
+                job=status.name,
+                seconds=round(status.overdue_seconds),
+                paused=status.paused_at is not None,
+                error=None if status.last_run is None else status.last_run.error,
+            )
+        else:
+            self._late.discard(status.name)
+            log.info("job_on_time_again", job=status.name)
 
     async def stop(self) -> None:
         """Let running jobs end, cancel those that don't in time, free their leases."""

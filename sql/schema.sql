@@ -403,7 +403,9 @@ CREATE TABLE job_leases (
     job text PRIMARY KEY,
     holder text NOT NULL,
     fence bigint NOT NULL,
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    -- The clock runs the job no more, until it is resumed; it can be run by hand.
+    paused_at timestamptz
 );
 
 CREATE TABLE job_runs (

@@ -21,19 +21,30 @@ NAMES = [job.name for job in TIMETABLE]
 
 @click.command(epilog="Example: drawdown job list")
 @click.argument("name", type=click.Choice(["list", *NAMES]), metavar="NAME|list")
+@click.option("--pause", is_flag=True, help="Let the clock run it no more; do not run it now.")
+@click.option("--resume", is_flag=True, help="Let the clock run it again; do not run it now.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
 @data_option("The data folder of an embedded database, running or not.")
 @click.pass_context
-def job(ctx: click.Context, name: str, as_json: bool, data: Path | None) -> None:
+def job(
+    ctx: click.Context, name: str, pause: bool, resume: bool, as_json: bool, data: Path | None
+) -> None:
     """Run the job NAME now, or show the timetable with `list`.
 
-    A run that is under way elsewhere is waited for. Exit code 1 if the job fails.
+    A run that is under way elsewhere is waited for. Exit code 1 if the job fails. A paused job can
+    be run by hand.
     """
+    if pause + resume + (name == "list") > 1:
+        raise click.UsageError("--pause and --resume go with the NAME of a job, one at a time")
     settings = load(os.environ)
     configure_logging(settings.log_level)
     if name == "list":
         statuses = run(_list(settings, data))
         click.echo(_json(statuses) if as_json else "\n".join(map(_line, statuses)))
+        return
+    if pause or resume:
+        status = run(_pause(settings, data, name, resume=resume))
+        click.echo(_json(status) if as_json else _line(status))
         return
     done = run(_run_now(settings, data, name))
     if done.error is not None:
@@ -48,6 +59,16 @@ async def _list(settings: Settings, data: Path | None) -> Sequence[JobStatus]:
             raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
         async with open_service(database, settings) as service:
             return await Runner(service, TIMETABLE).timetable()
+
+
+async def _pause(settings: Settings, data: Path | None, name: str, *, resume: bool) -> JobStatus:
+    async with opened(settings, data) as database:
+        if names := await lacking(database):
+            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
+        async with open_service(database, settings) as service:
+            found = await Runner(service, TIMETABLE).pause(name, resume=resume)
+    assert found is not None, "the name is one of the timetable"
+    return found
 
 
 async def _run_now(settings: Settings, data: Path | None, name: str) -> JobRun:
@@ -70,7 +91,8 @@ def _line(status: JobStatus) -> str:
         counts = ", ".join(f"{count} {what}" for what, count in last.counts.items())
         told = f"last run {last.finished_at:%Y-%m-%d %H:%M:%S}: {last.error or counts or 'done'}"
     every = timedelta(seconds=status.every_seconds)
-    late = f"; {status.overdue_seconds:.0f} s overdue" if status.overdue_seconds > 0 else ""
+    late = "" if status.paused_at is None else f"; PAUSED since {status.paused_at:%Y-%m-%d %H:%M}"
+    late += f"; {status.overdue_seconds:.0f} s overdue" if status.overdue_seconds > 0 else ""
     return f"{status.name:<16}  every {every!s:<14}  {told}{late}\n{'':16}  {status.about}"
 
 

@@ -120,6 +120,26 @@ async def run_job(call: Call) -> Reply:
     return answer(200, run)
 
 
+async def pause_job(call: Call) -> Reply:
+    """The clock runs the job no more; by hand it can be run. A run that is under way goes on."""
+    return await _paused(call, resume=False)
+
+
+async def resume_job(call: Call) -> Reply:
+    """The clock runs the job again, the next time that it is due."""
+    return await _paused(call, resume=True)
+
+
+async def _paused(call: Call, *, resume: bool) -> Reply:
+    assert call.body is not None
+    parse.decode(call.body, bodies.CloseBody)
+    jobs = call.service.jobs
+    found = None if jobs is None else await jobs.pause(call.ids[0], resume=resume)
+    if found is None:
+        raise ProblemError(404, "job_not_found", "No job has this name. See GET /v1/jobs.")
+    return answer(200, found)
+
+
 async def test_clock(call: Call) -> Reply:
     """Move the sandbox's clock ahead; answers after the work that this causes is done."""
     if call.service.installation.mode != "sandbox":
@@ -244,6 +264,32 @@ ROUTES: Final = (
         summary="Run one job now; answers when it is done.",
         scope="admin",
         handler=run_job,
+        tag="Operating",
+        body=bodies.CloseBody,
+        answers={200: dict[str, Any]},
+        errors=("job_not_found",),
+        example={},
+    ),
+    Route(
+        method="POST",
+        path="/v1/jobs/{name}/pause",
+        operation="pause_job",
+        summary="Let the clock run one job no more.",
+        scope="admin",
+        handler=pause_job,
+        tag="Operating",
+        body=bodies.CloseBody,
+        answers={200: dict[str, Any]},
+        errors=("job_not_found",),
+        example={},
+    ),
+    Route(
+        method="POST",
+        path="/v1/jobs/{name}/resume",
+        operation="resume_job",
+        summary="Let the clock run one job again.",
+        scope="admin",
+        handler=resume_job,
         tag="Operating",
         body=bodies.CloseBody,
         answers={200: dict[str, Any]},

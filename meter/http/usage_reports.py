@@ -143,6 +143,7 @@ ROUTES: Final = (
         handler=reconcile,
         tag="Money in",
         answers={200: Reconciliation},
+        errors=("customer_not_found",),
         query=(CUSTOMER, FROM, TO),
     ),
     Route(
@@ -154,6 +155,7 @@ ROUTES: Final = (
         handler=list_reports,
         tag="Money in",
         answers={200: Page[UsageReport]},
+        errors=("customer_not_found",),
         query=(
             CUSTOMER,
             Query("status", "Of one status.", {"type": "string", "enum": list(STATUSES)}),

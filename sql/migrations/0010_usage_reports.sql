@@ -1,4 +1,5 @@
 -- What plans bill by usage: their items, what is in force for a customer, and what Stripe is told.
+-- And jobs can be paused.
 
 ALTER TABLE plans
 -- JSON: what of a plan is billed by use, and what covers usage beyond the wallet.
@@ -18,6 +19,10 @@ UPDATE customers SET has_own_overage = true WHERE overage_policy <> 'deny';
 ALTER TABLE meters
 -- Some plan bills by it: what it counts is told to Stripe.
 ADD COLUMN is_reported boolean NOT NULL DEFAULT false;
+
+ALTER TABLE job_leases
+-- The clock runs the job no more, until it is resumed; it can be run by hand.
+ADD COLUMN paused_at timestamptz;
 
 -- Prices at Stripe that bill by use, and what they stand for, for ever.
 CREATE TABLE plan_item_prices (

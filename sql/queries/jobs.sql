@@ -5,8 +5,8 @@
 
 -- lease_take --
 -- Takes the lease of a job for $3, unless another run holds it or, with $4, a run began less than
--- that ago. Each run has a fence of its own. A run dated after now (the clock went back) counts
--- for nothing.
+-- that ago or the job is paused. Each run has a fence of its own. A run dated after now (the clock
+-- went back) counts for nothing.
 INSERT INTO job_leases AS l (job, holder, fence, expires_at)
 VALUES ($1::text, $2::text, 1, clock_timestamp() + $3::interval)
 ON CONFLICT (job) DO UPDATE SET
@@ -15,6 +15,10 @@ ON CONFLICT (job) DO UPDATE SET
     expires_at = clock_timestamp() + $3::interval
 WHERE
 l.expires_at <= clock_timestamp()
+AND (
+    $4::interval IS NULL
+    OR l.paused_at IS NULL
+)
 AND (
     $4::interval IS NULL
     OR NOT coalesce((
@@ -26,6 +30,16 @@ AND (
     ), false)
 )
 RETURNING fence;
+
+-- job_pause --
+-- The clock runs a job no more.
+INSERT INTO job_leases AS l (job, holder, fence, expires_at, paused_at)
+VALUES ($1::text, '', 0, '-infinity', clock_timestamp())
+ON CONFLICT (job) DO UPDATE SET paused_at = coalesce(l.paused_at, excluded.paused_at);
+
+-- job_resume --
+-- The clock runs a job again.
+UPDATE job_leases SET paused_at = NULL WHERE job = $1::text;
 
 -- lease_holder --
 -- Who holds the lease of a job now.
@@ -75,6 +89,7 @@ SELECT
     r.counts,
     r.error,
     l.holder,
+    q.paused_at,
     greatest(
         0,
         extract(EPOCH FROM clock_timestamp() - coalesce(s.finished_at, i.created_at))
@@ -97,6 +112,7 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS s ON true
 LEFT JOIN job_leases AS l ON j.job = l.job AND l.expires_at > clock_timestamp()
+LEFT JOIN job_leases AS q ON j.job = q.job
 ORDER BY j.place;
 
 -- holds_overdue --

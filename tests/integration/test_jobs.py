@@ -464,3 +464,45 @@ async def test_forget_deletes_old_runs(service: Service) -> None:
     done = await Runner(service, TIMETABLE).run_now("forget_refusals")
     assert done is not None
     assert done.counts["runs"] == 1
+
+
+async def test_paused_job_is_run_by_hand_only_until_it_is_resumed(service: Service) -> None:
+    first = Runner(service, [job(nothing)])
+    assert await first.tick("try") is not None
+    paused = await first.pause("try")
+    assert paused is not None
+    assert paused.paused_at is not None
+    async with transaction(service.pool) as conn:
+        await conn.execute("UPDATE job_runs SET started_at = started_at - interval '2 days'")
+    assert await first.tick("try") is None
+    assert await first.run_now("try") is not None
+    assert await first.tick("try") is None
+    again = await first.pause("try")
+    assert again is not None
+    assert again.paused_at == paused.paused_at
+    resumed = await first.pause("try", resume=True)
+    assert resumed is not None
+    assert resumed.paused_at is None
+    async with transaction(service.pool) as conn:
+        await conn.execute("UPDATE job_runs SET started_at = started_at - interval '2 days'")
+    assert await first.tick("try") is not None
+    assert await first.pause("nope") is None
+
+
+async def test_job_that_is_late_is_warned_of_once(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = Runner(service, [job(nothing, every=timedelta(seconds=1))])
+    assert await late.tick("try") is not None
+    async with transaction(service.pool) as conn:
+        await conn.execute(
+            "UPDATE job_runs SET started_at = started_at - interval '1 day',"
+            " finished_at = finished_at - interval '1 day'"
+        )
+    watch = Metrics()
+    for _ in range(3):
+        await late.observe(watch)
+    assert capsys.readouterr().out.count("job_overdue") == 1
+    assert await late.run_now("try") is not None
+    await late.observe(watch)
+    assert capsys.readouterr().out.count("job_on_time_again") == 1
