@@ -22,6 +22,8 @@ from sql.pool import Connection
 
 DISPUTE_AFTER: Final = timedelta(hours=6)
 """How long a sum may differ."""
+SECOND: Final = timedelta(seconds=1)
+"""Stripe's times are whole seconds: what was told within that of the end may have been in time."""
 LOOK_EVERY: Final = timedelta(minutes=10)
 """At an invoice that can still change."""
 NO_INVOICE: Final = timedelta(days=4)
@@ -78,6 +80,9 @@ async def _compare(
     has = await stripe.usage_sums(whose[2], whose[1], since, until)
     async with run.transaction() as conn:
         told = await conn.fetch(queries.report_told, *whose, since, until, now - SAME_KEY)
+        hours = sorted({hour["hour"] for hour in told} | set(has))
+        sums = [str(has.get(hour, 0)) for hour in hours]
+        await conn.execute(queries.report_sums_put, *whose, hours, sums)
         for hour in told:
             if hour["is_young"]:
                 continue  # its fate is being found out by telling it again
@@ -168,7 +173,7 @@ async def _close(run: Run, stripe: StripePort, row: Record, now: datetime) -> in
     invoice = await stripe.invoice_at(row["subscription_id"], ends)
     closed_at = now if invoice is None and ends < now - NO_INVOICE else None
     if invoice is not None:
-        closed_at = invoice.finalized_at
+        closed_at = invoice.finalized_at and invoice.finalized_at + SECOND
     async with run.transaction() as conn:
         closed = await conn.fetch(
             queries.report_period_close,

@@ -22,7 +22,7 @@ from ledger import customers
 from meter import raw, report_pieces
 from meter.catalog import Catalog, Meter
 from meter.readings import Reading
-from meter.report_pieces import PAST_MAX, Piece
+from meter.report_pieces import EXACT, PAST_MAX, Piece
 from meter.service import Service
 from meter.stripe_port import StripeFault, StripePort, UsageEvent
 from meter.tally import GRAIN
@@ -162,8 +162,10 @@ async def _measure(service: Service, conn: Connection, hours: Sequence[Hour], no
 
 
 def _is_due(service: Service, row: Record, now: datetime) -> bool:
-    """Whether a window is over: with its grace, or with the period, which is billed soon."""
+    """Whether a window is over, with its grace or with its period; or is to be told at once."""
     ends: datetime = row["ends_at"]
+    if row["is_flushed"]:
+        return True
     return ends <= now and (row["period_end"] <= now or ends + service.config.late_grace <= now)
 
 
@@ -193,7 +195,7 @@ async def _counted(
         for reading in raw.readings_by(meter, fact):
             if isinstance(reading, Reading):
                 value = reading.value if meter.aggregation == "sum" else 1
-                total += Decimal(str(value))
+                total = EXACT.add(total, Decimal(str(value)))
     return total
 
 

@@ -47,6 +47,7 @@ def _item(item: Any) -> SubscriptionItem:
         quantity=getattr(item, "quantity", None) or 0,  # of what bills by use there is none
         period_start=_time(item.current_period_start),
         period_end=_time(item.current_period_end),
+        created_at=_time(item.created),
     )
 
 

@@ -11,7 +11,7 @@ from ledger.bought import Terms
 from ledger.ids import parse_id
 from ledger.load_purchases import PurchaseRef
 from ledger.requests import CreditPurchase, OpenPurchase
-from meter import plans, subscriptions
+from meter import plan_items, plans, subscriptions
 from meter.plan_lines import Allotment, allotments
 from meter.service import Service
 from meter.stripe_port import InvoiceState, Payment, SubscriptionState
@@ -32,7 +32,7 @@ async def _owner(
     service: Service, conn: Connection, state: SubscriptionState, prices: Sequence[str]
 ) -> int:
     """Whose it is: by the customer at Stripe, else by our mark. A price has to be one of ours."""
-    if not await plans.of_prices(conn, prices):
+    if not (await plans.of_prices(conn, prices) or await plan_items.of_prices(conn, prices)):
         raise Foreign("it is of no plan of ours")
     marks = state.marks
     ours = marks.get("user_id") if marks.get("drawdown") == service.installation_id else None

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from meter.stripe_port import StripeFault, UsageEvent, UsageInvoice
 
+# A subscription that is ended at once is so within a second that still counts for us.
 SLACK: Final = timedelta(hours=1)
 """How far Stripe's clock and ours may differ."""
 
@@ -107,7 +108,8 @@ class UsageCalls(ABC):
             "created": {"gte": int((ends - SLACK).timestamp())},
         }
         async for one in self._all(self._v1.invoices.list_async, asked):
-            if one.period_end == int(ends.timestamp()):
+            is_first = one.billing_reason == "subscription_create"  # it bills no usage
+            if 0 <= int(ends.timestamp()) - one.period_end <= 1 and not is_first:
                 at = one.status_transitions.finalized_at
                 return UsageInvoice(one.id, None if at is None else datetime.fromtimestamp(at, UTC))
         return None

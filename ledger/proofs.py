@@ -57,6 +57,7 @@ CHECKS: Final = (
     Check("holds", "each hold equals its charges and pins", queries.proof_holds),
     Check("uncovered", "uncovered equals that of open holds", queries.proof_uncovered),
     Check("owed", "owed equals the open debts", queries.proof_owed),
+    Check("billed", "billed usage is known by its own time", queries.proof_billed),
     Check("debts", "each debt equals its transfers", queries.proof_debts),
     Check("reversals", "reversed equals the reversals", queries.proof_reversals),
     Check("sequence", "journals are numbered and dated in order", queries.proof_sequence),

@@ -20,7 +20,8 @@ SLACK: Final = timedelta(minutes=30)
 """What may pass between the making of a piece and its telling."""
 
 _WHOLE_MAX: Final = Decimal(10**DIGITS_MAX - 1)
-_EXACT: Final = Context(prec=120)
+EXACT: Final = Context(prec=120)
+"""Sums of values lose nothing."""
 
 
 class Piece(Struct, frozen=True, kw_only=True):
@@ -41,23 +42,23 @@ def parts_of(value: Decimal) -> list[Decimal]:
 
     At most 12 decimals may be given. Raises OverflowError for what would take too many parts.
     """
-    sign, left = (Decimal(-1), -value) if value < 0 else (Decimal(1), value)
+    left = value.copy_abs()
     parts: list[Decimal] = []
     while left > _WHOLE_MAX:
         parts.append(_WHOLE_MAX)
-        left = _EXACT.subtract(left, _WHOLE_MAX)
+        left = EXACT.subtract(left, _WHOLE_MAX)
         if len(parts) >= PARTS_MAX:
             raise OverflowError(f"{value} takes more than {PARTS_MAX} events")
     whole = left.to_integral_value("ROUND_DOWN")
-    fraction = _EXACT.subtract(left, whole)
-    digits = len(f"{left.normalize():f}".replace(".", "").lstrip("0"))
+    fraction = EXACT.subtract(left, whole)
+    digits = len(value_text(left).replace(".", "").lstrip("0"))
     parts += [left] if digits <= DIGITS_MAX else [whole, fraction]
-    return [sign * part for part in parts if part]
+    return [part.copy_sign(value) for part in parts if part]
 
 
 def value_text(value: Decimal) -> str:
     """A plain decimal, never with an exponent."""
-    return f"{value.normalize(_EXACT):f}"
+    return f"{value.normalize(EXACT):f}"
 
 
 def pieces_of(

@@ -37,6 +37,13 @@ STRIPE_CODES: Final[Mapping[str, Code]] = {
         "The customer has a live subscription already: a second one would be paid beside it.",
         "Change it: `POST /v1/customers/{customer_id}/subscription/change`.",
     ),
+    "usage_flush_pending": Code(
+        (409,),
+        "Usage still to be told",
+        "The subscription bills by use, and Stripe does not take now what was used since the last "
+        "hour: ended or changed at once, it would not be billed.",
+        "Send the same request again in a minute, or ask for the change at the period's end.",
+    ),
     "subscription_state": Code(
         (409,),
         "Subscription state",

@@ -91,6 +91,7 @@ class SubscriptionItem(Struct, frozen=True, kw_only=True):
     quantity: int
     period_start: datetime
     period_end: datetime
+    created_at: datetime | None = None
 
 
 class InvoiceBrief(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ledger import customers
 from ledger.requests import Claim, GrantCredit, Notes
-from meter import stripe_calls, subscriptions
+from meter import stripe_calls, subscriptions, usage_items
 from meter.http import readers
 from meter.plan_lines import part_of
 from meter.plans import Plan
@@ -211,6 +211,7 @@ async def change_now(doing: Doing, one: Subscription, wanted: Wanted) -> Told:
         )
         await doing.service.decide_in(conn, request)
 
+    await usage_items.flush(doing.service, doing.customer_no)
     await _release(doing, one)
     return await doing.do("update", one, params, then=give)
 
@@ -250,7 +251,8 @@ async def _release(doing: Doing, one: Subscription) -> Told | None:
 async def cancel(doing: Doing, one: Subscription, when: When) -> Told:
     """End it now, or at the end of what is paid. Nothing is refunded by this."""
     if when == "now":
-        return await doing.do("cancel", one)
+        await usage_items.flush(doing.service, doing.customer_no)
+        return await doing.do("cancel", one, {"invoice_now": True} if one.state.metered else {})
     await _release(doing, one)
     return await doing.do("update", one, {"cancel_at_period_end": True})
 

@@ -9,9 +9,11 @@ from msgspec import Struct
 from ledger.calendar import add_intervals
 from meter import plan_items, plans
 from meter.plans import Period, Plan
+from meter.problems import ProblemError
+from meter.service import Service
 from meter.stripe_port import SubscriptionItem, SubscriptionState
 from sql import queries
-from sql.pool import Connection
+from sql.pool import Connection, transaction
 
 PERIODS_MAX: Final = 600
 """That may have passed without news of a subscription: fifty years of months."""
@@ -61,8 +63,7 @@ async def follow(
             name,
             one.stripe_meter_id,
             state.customer_id,
-            state.started_at,
-            now,
+            one.item.created_at or state.started_at,
         )
         assert made is not None, "an INSERT with RETURNING has a row"
         item_no, meter_no, starts_at = made
@@ -124,6 +125,26 @@ def periods_between(
         if end > since:
             yield since, end
             since = end
+
+
+async def flush(service: Service, customer_no: int) -> None:
+    """Tell Stripe all that a customer has used, before its subscription ends or changes.
+
+    Raises ProblemError 409 where that can't be done now, and nothing else has happened then.
+    """
+    async with transaction(service.pool) as conn:
+        if not await conn.fetchval(queries.report_flush, customer_no):
+            return
+    assert service.jobs is not None, "the composition puts them in"
+    await service.jobs.run("report_usage")
+    async with transaction(service.pool) as conn:
+        if not await conn.fetchval(queries.report_is_flushed, customer_no):
+            raise ProblemError(
+                409,
+                "usage_flush_pending",
+                "Stripe does not take now what this customer has used, and it would not be billed "
+                "any more: send the same request again in a minute. Nothing was changed.",
+            )
 
 
 def bills(plan: Plan, state: SubscriptionState, items: Sequence[plan_items.UsageItem]) -> bool:

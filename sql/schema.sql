@@ -1016,6 +1016,8 @@ CREATE TABLE report_items (
     stripe_customer_id text COLLATE "C" NOT NULL,
     starts_at timestamptz NOT NULL,
     ends_at timestamptz,
+    -- What was used until then is told at once: the subscription is about to end or to change.
+    flush_at timestamptz,
     PRIMARY KEY (customer_no, item_no),
     CONSTRAINT report_items_kind CHECK ((meter_no = 0) = (report_unit IS NOT NULL))
 );
@@ -1091,6 +1093,17 @@ CREATE TABLE report_rows (
 CREATE INDEX report_rows_open ON report_rows (created_at) WHERE is_open;
 
 CREATE INDEX report_rows_sent ON report_rows (sent_at) WHERE status = 'sent';
+
+-- What Stripe had counted of an hour when it was last asked.
+CREATE TABLE report_sums (
+    customer_no bigint NOT NULL,
+    stripe_meter_id text COLLATE "C" NOT NULL,
+    stripe_customer_id text COLLATE "C" NOT NULL,
+    hour timestamptz NOT NULL,
+    counted numeric NOT NULL,
+    seen_at timestamptz NOT NULL,
+    PRIMARY KEY (customer_no, stripe_meter_id, stripe_customer_id, hour)
+) WITH (fillfactor = 70);
 
 -- What has left the deferred revenue of a lot, in its currency's smallest unit: earned as revenue
 -- or as breakage by `recognition` journals, or `returned`: refunded, voided, or moved along by a
@@ -1455,7 +1468,7 @@ installation, assets, customer_directory, customers, profiles, accounts, money_a
 lots, holds, hold_steps, debts, reversed_charges, meters, price_counters, corrections,
 meter_rebuilds, purchases, freezes, stripe_calls, stripe_objects, stripe_cursors,
 subscriptions, auto_top_ups, top_up_attempts, report_items, report_periods, report_windows,
-report_rows, recognitions, periods
+report_rows, report_sums, recognitions, periods
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
 api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values,

@@ -328,6 +328,7 @@ _CHANGES: Final = (
     "plan_not_found",
     "currency_mismatch",
     "subscription_state",
+    "usage_flush_pending",
     *STRIPE_ERRORS,
 )
 

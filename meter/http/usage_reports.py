@@ -1,20 +1,24 @@
 """What Stripe was told of usage, piece by piece."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from msgspec import Struct
 
-from meter import parse
+from ledger import customers
+from meter import parse, reconciliation
+from meter.http.customers import answer
 from meter.http.paging import LIMIT, Page, page, place
 from meter.http.reads import CUSTOMER, FROM, TO, moment
 from meter.problems import ProblemError
+from meter.reconciliation import Reconciliation
 from meter.report_pieces import value_text
 from meter.route import Call, Query, Reply, Route
 from sql import queries
 from sql.pool import transaction
 
+DAYS_MAX: Final = timedelta(days=31)
 STATUSES: Final = (
     "due",
     "sending",
@@ -106,7 +110,41 @@ async def list_reports(call: Call) -> Reply:
     return page(call, "usage-reports", shown, more)
 
 
+async def reconcile(call: Call) -> Reply:
+    """Usage three ways, by day: what was used, what Stripe was told, what Stripe has.
+
+    Stripe's sums are those of the last comparison (the job `confirm_usage`): nothing is asked of
+    Stripe here. Left out, the days are the last 31.
+    """
+    service, number = call.service, call.key.customer_no
+    if (customer := call.query.get("customer_id")) is not None:
+        number = await service.customer_no(call, customer)
+    async with transaction(service.pool, snapshot=True) as conn:
+        now = await customers.now(conn)
+        to = moment(call, "to") or now
+        from_ = moment(call, "from") or to - DAYS_MAX
+        if not from_ < to or to - from_ > DAYS_MAX:
+            raise ProblemError(
+                422,
+                "invalid_query",
+                f"from lies before to, at most {DAYS_MAX.days} days: ask for a shorter time.",
+            )
+        found = await reconciliation.read(conn, from_, to, number, now)
+    return answer(200, found)
+
+
 ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/reconciliation",
+        operation="get_reconciliation",
+        summary="Usage, what Stripe was told of it, and what Stripe has.",
+        scope="books:read",
+        handler=reconcile,
+        tag="Money in",
+        answers={200: Reconciliation},
+        query=(CUSTOMER, FROM, TO),
+    ),
     Route(
         method="GET",
         path="/v1/usage-reports",

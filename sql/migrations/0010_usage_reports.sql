@@ -81,6 +81,8 @@ CREATE TABLE report_items (
     stripe_customer_id text COLLATE "C" NOT NULL,
     starts_at timestamptz NOT NULL,
     ends_at timestamptz,
+    -- What was used until then is told at once: the subscription is about to end or to change.
+    flush_at timestamptz,
     PRIMARY KEY (customer_no, item_no),
     CONSTRAINT report_items_kind CHECK ((meter_no = 0) = (report_unit IS NOT NULL))
 );
@@ -157,6 +159,17 @@ CREATE INDEX report_rows_open ON report_rows (created_at) WHERE is_open;
 
 CREATE INDEX report_rows_sent ON report_rows (sent_at) WHERE status = 'sent';
 
+-- What Stripe had counted of an hour when it was last asked.
+CREATE TABLE report_sums (
+    customer_no bigint NOT NULL,
+    stripe_meter_id text COLLATE "C" NOT NULL,
+    stripe_customer_id text COLLATE "C" NOT NULL,
+    hour timestamptz NOT NULL,
+    counted numeric NOT NULL,
+    seen_at timestamptz NOT NULL,
+    PRIMARY KEY (customer_no, stripe_meter_id, stripe_customer_id, hour)
+) WITH (fillfactor = 70);
+
 CREATE TRIGGER plan_item_prices_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON plan_item_prices
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
@@ -194,7 +207,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
 GRANT SELECT, INSERT ON plan_item_prices, billed_usage TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
-report_items, report_periods, report_windows, report_rows
+report_items, report_periods, report_windows, report_rows, report_sums
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON unreported_usage TO drawdown_app;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO drawdown_app;

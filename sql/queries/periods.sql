@@ -45,7 +45,7 @@ SELECT period FROM periods WHERE period = $1::text AND closed_at IS NULL FOR NO 
 
 -- period_is_recognised --
 -- Whether everything up to a day is recognised.
-SELECT NOT exists(
+SELECT NOT EXISTS (
     SELECT 1
     FROM customers AS c
     INNER JOIN journals AS j ON c.customer_no = j.customer_no AND c.recognised_seq < j.seq
@@ -90,12 +90,18 @@ UPDATE periods AS p SET
     transfers = c.transfers,
     hash = ''
 FROM (
-    SELECT count(DISTINCT (j.customer_no, j.seq)) AS journals, count(t.line) AS transfers
+    SELECT
+        count(*) AS journals,
+        coalesce(sum(m.transfers), 0) AS transfers
     FROM periods AS q
     INNER JOIN
         journals AS j
         ON j.book_date <= q.ends_on AND j.book_date >= coalesce(q.starts_on, '-infinity')
-    LEFT JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS transfers
+        FROM transfers AS t
+        WHERE t.customer_no = j.customer_no AND t.seq = j.seq
+    ) AS m
     WHERE q.period = $1::text
 ) AS c
 WHERE p.period = $1::text;

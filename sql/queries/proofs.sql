@@ -482,6 +482,38 @@ WHERE coalesce(d.amount, 0) <> a.owed_debits - a.owed_credits
 ORDER BY a.customer_no, a.asset
 LIMIT $1::integer;
 
+-- proof_billed --
+-- What `bill` covered is known by its own time: each journal's share, at the time of its charge.
+WITH moved AS (
+    SELECT
+        customer_no,
+        seq,
+        sum(CASE WHEN debit = 'billed' THEN amount::numeric ELSE -amount END) AS amount
+    FROM transfers
+    WHERE debit = 'billed' OR credit = 'billed'
+    GROUP BY customer_no, seq
+)
+
+SELECT
+    coalesce(m.customer_no, b.customer_no) AS customer_no,
+    'credits' AS asset,
+    'billed usage of journal ' || coalesce(m.seq, b.seq) AS what,
+    coalesce(m.amount, 0) AS expected,
+    coalesce(b.amount, 0) AS found
+FROM moved AS m
+FULL JOIN billed_usage AS b ON m.customer_no = b.customer_no AND m.seq = b.seq
+LEFT JOIN
+    journals AS j
+    ON
+        coalesce(m.customer_no, b.customer_no) = j.customer_no
+        AND coalesce(m.seq, b.seq) = j.seq
+LEFT JOIN journals AS c ON j.customer_no = c.customer_no AND j.charge_seq = c.seq
+WHERE
+    coalesce(m.amount, 0) <> coalesce(b.amount, 0)
+    OR b.effective_at IS DISTINCT FROM coalesce(c.effective_at, j.effective_at)
+ORDER BY customer_no, what
+LIMIT $1::integer;
+
 -- proof_debts --
 -- Each debt is what its charge or clawback left owed, and what its transfers repaid, cancelled and
 -- returned. Of a clawback's debt the part that is returned leaves `owed` and enters it again.

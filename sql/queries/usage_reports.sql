@@ -23,8 +23,7 @@ WHERE customer_no = $1::bigint AND ends_at IS NULL
 ORDER BY item_no;
 
 -- report_item_begin --
--- One more thing is reported of a customer; since its subscription began, or, where an earlier one
--- of it was followed, from now ($10) on.
+-- One more thing is reported of a customer, since its subscription has it.
 INSERT INTO report_items (
     customer_no, item_no, subscription_id, meter_no, report_unit, event_name, stripe_meter_id,
     stripe_customer_id, starts_at
@@ -41,20 +40,32 @@ SELECT
     $5::text,
     $6::text,
     $7::text,
-    CASE
-        WHEN count(*) FILTER (WHERE subscription_id = $2::text) > 0 THEN $9::timestamptz
-        ELSE $8::timestamptz
-    END
+    $8::timestamptz
 FROM report_items
 WHERE customer_no = $1::bigint
 RETURNING item_no, meter_no, starts_at;
 
 -- report_item_end --
--- Something is reported no more from $3 on; nor is anything after that of its periods.
+-- Something is reported no more from $3 on, a whole second: what was used in it still is, unless a
+-- period ends there. Nothing after that is of its periods.
 WITH ended AS (
-    UPDATE report_items SET ends_at = greatest(starts_at, $3::timestamptz)
-    WHERE customer_no = $1::bigint AND item_no = $2::bigint AND ends_at IS NULL
-    RETURNING customer_no, item_no, ends_at
+    UPDATE report_items AS i SET
+        ends_at = greatest(
+            i.starts_at,
+            CASE
+                WHEN EXISTS (
+                    SELECT 1
+                    FROM report_periods AS p
+                    WHERE
+                        p.customer_no = i.customer_no
+                        AND p.item_no = i.item_no
+                        AND p.ends_at = $3::timestamptz
+                ) THEN $3::timestamptz
+                ELSE date_trunc('second', $3::timestamptz) + interval '1 second'
+            END
+        )
+    WHERE i.customer_no = $1::bigint AND i.item_no = $2::bigint AND i.ends_at IS NULL
+    RETURNING i.customer_no, i.item_no, i.ends_at
 )
 
 UPDATE report_periods AS p SET ends_at = e.ends_at
@@ -113,8 +124,8 @@ ORDER BY hour
 ON CONFLICT (customer_no, meter_no, hour) DO UPDATE SET version = u.version + 1;
 
 -- report_marks --
--- Hours to be looked at after ($4, $5, $6), in that order, at most $3: those that ended $2 ago, and
--- those of periods that have ended and can still be billed.
+-- Hours to be looked at after ($4, $5, $6), in that order, at most $3: those that ended $2 ago,
+-- those of periods that have ended and can still be billed, and those that are to be told at once.
 SELECT u.hour, u.customer_no, u.meter_no, u.version
 FROM unreported_usage AS u
 WHERE
@@ -133,8 +144,8 @@ WHERE
                     i.customer_no = u.customer_no
                     AND i.meter_no = u.meter_no
                     AND p.closed_at IS NULL
-                    AND p.ends_at <= $1::timestamptz
                     AND p.ends_at > u.hour
+                    AND (p.ends_at <= $1::timestamptz OR i.flush_at > u.hour)
             )
         )
     )
@@ -149,6 +160,7 @@ SELECT
     m.meter_no,
     m.hour,
     i.item_no,
+    coalesce(i.flush_at > s.starts_at, false) AS is_flushed,
     p.starts_at AS period_start,
     p.ends_at AS period_end,
     s.starts_at,
@@ -265,7 +277,8 @@ WHERE round(w.amount, 12) - w.settled <> coalesce(r.promised, 0);
 
 -- report_overage_deltas --
 -- The same of whole periods ($1 … $3) of usage beyond the wallet: in whole units of the running
--- total, and what is left over in the last window once the period has ended ($4: now).
+-- total, and what is left over in the last window once the period has ended ($4: now), or where all
+-- is to be told at once.
 WITH wanted AS (
     SELECT
         w.customer_no,
@@ -279,7 +292,7 @@ WITH wanted AS (
         sum(w.amount) OVER (
             PARTITION BY w.customer_no, w.item_no, w.period_start ORDER BY w.starts_at
         ) AS upto,
-        p.ends_at <= $4::timestamptz
+        (p.ends_at <= $4::timestamptz OR coalesce(i.flush_at > w.starts_at, false))
         AND lead(w.starts_at) OVER (
             PARTITION BY w.customer_no, w.item_no, w.period_start ORDER BY w.starts_at
         ) IS NULL AS is_last
@@ -381,6 +394,52 @@ FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (customer_no, it
 INNER JOIN report_items AS i ON d.customer_no = i.customer_no AND d.item_no = i.item_no
 ORDER BY customer_no, meter_no, hour
 ON CONFLICT (customer_no, meter_no, hour) DO UPDATE SET version = u.version + 1;
+
+-- report_flush --
+-- What a customer has used up to now is to be told at once, with what is left over of a unit; how
+-- much is reported of it.
+WITH flushed AS (
+    UPDATE report_items SET flush_at = service_now_v1()
+    WHERE customer_no = $1::bigint AND ends_at IS NULL
+    RETURNING customer_no, item_no, meter_no
+),
+
+marked AS (
+    INSERT INTO unreported_usage AS u (customer_no, meter_no, hour)
+    SELECT DISTINCT
+        f.customer_no,
+        f.meter_no,
+        date_trunc('hour', w.starts_at, 'UTC') AS hour
+    FROM flushed AS f
+    INNER JOIN LATERAL (
+        SELECT max(x.starts_at) AS starts_at
+        FROM report_windows AS x
+        WHERE x.customer_no = f.customer_no AND x.item_no = f.item_no
+    ) AS w ON w.starts_at IS NOT NULL
+    WHERE f.meter_no = 0
+    ON CONFLICT (customer_no, meter_no, hour) DO UPDATE SET version = u.version + 1
+)
+
+SELECT count(*)::integer AS items FROM flushed;
+
+-- report_is_flushed --
+-- Whether Stripe has been told all that a customer has used up to when that was asked for.
+SELECT
+    NOT EXISTS (
+        SELECT 1 FROM report_rows WHERE customer_no = $1::bigint AND is_open
+    )
+    AND NOT EXISTS (
+        SELECT 1
+        FROM unreported_usage AS u
+        INNER JOIN
+            report_items AS i
+            ON u.customer_no = i.customer_no AND u.meter_no = i.meter_no
+        WHERE
+            u.customer_no = $1::bigint
+            AND i.ends_at IS NULL
+            AND u.hour < i.flush_at
+            AND i.starts_at < u.hour + interval '1 hour'
+    ) AS is_flushed;
 
 -- report_periods_ended --
 -- Ended periods of usage beyond the wallet whose rest was not told yet.
@@ -503,6 +562,22 @@ WHERE
     AND w.starts_at < $5::timestamptz
 GROUP BY date_trunc('hour', w.starts_at, 'UTC')
 ORDER BY hour;
+
+-- report_sums_put --
+-- What Stripe has counted of hours.
+INSERT INTO report_sums AS s (
+    customer_no, stripe_customer_id, stripe_meter_id, hour, counted, seen_at
+)
+SELECT
+    $1::bigint,
+    $2::text,
+    $3::text,
+    v.hour,
+    v.counted::numeric,
+    service_now_v1()
+FROM unnest($4::timestamptz[], $5::text[]) AS v (hour, counted)
+ON CONFLICT (customer_no, stripe_meter_id, stripe_customer_id, hour) DO UPDATE SET
+    counted = excluded.counted, seen_at = excluded.seen_at;
 
 -- report_hour_settle --
 -- Pieces of an hour ($4) in state $5, told by then ($7), get the state $6; what is confirmed of a
@@ -668,3 +743,120 @@ WHERE
     )
 ORDER BY r.window_at DESC, r.customer_no DESC, r.item_no DESC, r.seq DESC, r.part DESC
 LIMIT $10::integer;
+
+-- reconciliation_read --
+-- By day of UTC, customer and name: what was used, what was told of it or can't be, and what Stripe
+-- had counted when it was last asked. Of [$1, $2), of one customer if $3; what differs comes first,
+-- at most $4.
+WITH windows AS (
+    SELECT
+        w.customer_no,
+        w.item_no,
+        w.starts_at,
+        date_trunc('day', w.starts_at, 'UTC') AS day,
+        date_trunc('hour', w.starts_at, 'UTC') AS hour,
+        round(w.amount / coalesce(i.report_unit, 1), 12) AS used,
+        i.event_name,
+        i.meter_no,
+        i.stripe_meter_id,
+        i.stripe_customer_id,
+        p.closed_at
+    FROM report_windows AS w
+    INNER JOIN report_items AS i ON w.customer_no = i.customer_no AND w.item_no = i.item_no
+    INNER JOIN
+        report_periods AS p
+        ON
+            w.customer_no = p.customer_no
+            AND w.item_no = p.item_no
+            AND w.period_start = p.starts_at
+    WHERE
+        w.starts_at >= $1::timestamptz
+        AND w.starts_at < $2::timestamptz
+        AND ($3::bigint IS NULL OR w.customer_no = $3::bigint)
+),
+
+told AS (
+    SELECT
+        w.*,
+        coalesce(r.sure, 0) AS sure,
+        coalesce(r.pending, 0) AS pending,
+        coalesce(r.sent, 0) AS sent,
+        r.sent_at,
+        coalesce(r.missed, 0) AS missed,
+        coalesce(r.unreportable, 0) AS unreportable,
+        coalesce(r.rejected, 0) AS rejected,
+        r.oldest_at
+    FROM windows AS w
+    LEFT JOIN LATERAL (
+        SELECT
+            sum(x.value) FILTER (WHERE x.status IN ('confirmed', 'billed')) AS sure,
+            sum(x.value) FILTER (WHERE x.is_open) AS pending,
+            sum(x.value) FILTER (WHERE x.status = 'sent') AS sent,
+            max(x.sent_at) FILTER (WHERE x.status = 'sent') AS sent_at,
+            sum(x.value) FILTER (WHERE x.status = 'missed_invoice') AS missed,
+            sum(x.value) FILTER (WHERE x.status = 'unreportable') AS unreportable,
+            sum(x.value) FILTER (WHERE x.status = 'rejected') AS rejected,
+            min(x.created_at) FILTER (WHERE x.status NOT IN ('confirmed', 'billed', 'superseded'))
+                AS oldest_at
+        FROM report_rows AS x
+        WHERE x.customer_no = w.customer_no AND x.item_no = w.item_no AND x.window_at = w.starts_at
+    ) AS r ON true
+),
+
+days AS (
+    SELECT
+        t.day,
+        t.customer_no,
+        t.event_name,
+        t.meter_no,
+        sum(t.used) AS used,
+        sum(t.sure) AS sure,
+        sum(t.pending) AS pending,
+        sum(t.sent) AS sent,
+        max(t.sent_at) AS sent_at,
+        sum(t.missed) AS missed,
+        sum(t.unreportable) AS unreportable,
+        sum(t.rejected) AS rejected,
+        min(t.oldest_at) AS oldest_at,
+        bool_and(t.closed_at IS NOT NULL) AS is_closed,
+        count(*) FILTER (WHERE u.hour IS NOT NULL) AS marks,
+        t.stripe_meter_id,
+        t.stripe_customer_id
+    FROM told AS t
+    LEFT JOIN
+        unreported_usage AS u
+        ON t.customer_no = u.customer_no AND t.meter_no = u.meter_no AND t.hour = u.hour
+    GROUP BY
+        t.day, t.customer_no, t.event_name, t.meter_no, t.stripe_meter_id, t.stripe_customer_id
+),
+
+compared AS (
+    SELECT
+        d.*,
+        coalesce(s.counted, 0) AS counted,
+        s.seen_at
+    FROM days AS d
+    LEFT JOIN LATERAL (
+        SELECT
+            sum(x.counted) AS counted,
+            min(x.seen_at) AS seen_at
+        FROM report_sums AS x
+        WHERE
+            x.customer_no = d.customer_no
+            AND x.stripe_meter_id = d.stripe_meter_id
+            AND x.stripe_customer_id = d.stripe_customer_id
+            AND x.hour >= d.day
+            AND x.hour < d.day + interval '1 day'
+    ) AS s ON true
+)
+
+SELECT
+    d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending,
+    d.sent, d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.is_closed, d.marks, d.counted, d.seen_at,
+    count(*) OVER () AS rows_count,
+    count(*) FILTER (WHERE d.used = d.counted) OVER () AS agreed_count
+FROM compared AS d
+INNER JOIN customers AS c ON d.customer_no = c.customer_no
+LEFT JOIN meters AS m ON d.meter_no = m.meter_no
+ORDER BY d.used = d.counted, d.day, d.customer_no, d.event_name
+LIMIT $4::integer;

@@ -59,7 +59,7 @@ async def test_plan_is_made_in_versions_with_a_price_of_its_own_each(sale: Shop)
         ({"rate_card": "none"}, "/rate_card"),
         ({"credits": "-1"}, "/credits"),
         ({"trial_days": 731}, "/trial_days"),
-        ({"overage": {"policy": "bill"}}, "/overage"),
+        ({"overage": {"policy": "bill"}}, "/overage/event_name"),
     ],
 )
 async def test_plan_that_makes_no_sense_is_refused(

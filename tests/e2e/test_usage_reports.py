@@ -12,6 +12,7 @@ from tests.metering import event, send
 from tests.shop import Shop, shop
 
 HOUR = timedelta(hours=1)
+FIRST = "subscription_create"
 METERED: list[dict[str, Any]] = [
     {"meter": "calls", "event_name": "api_calls", "unit_price": "0.002"}
 ]
@@ -317,6 +318,7 @@ async def test_change_of_plan_ends_what_the_new_one_does_not_bill(sale: Shop) ->
     await send(sale.api, event("e1"))
     await sale.sleep(timedelta(minutes=30))
     await sale.act("change", plan="flat", when="now")
+    await sale.sleep(timedelta(minutes=1))
     await send(sale.api, event("e2"))
     await sale.sleep(2 * HOUR)
     await sale.job("report_usage")
@@ -345,3 +347,209 @@ async def test_meter_of_stripe_that_does_not_add_up_is_refused(sale: Shop) -> No
     )
     assert (answer.status, answer.code) == (422, "stripe_refused")
     assert "formula last" in answer.body["detail"]
+
+
+PUT: dict[str, Any] = {
+    "name": "Pro",
+    "tier": "pro",
+    "price": {"amount": "20.00", "currency": "USD"},
+    "interval": "month",
+}
+
+
+BAD_ITEMS: list[tuple[dict[str, Any], str]] = [
+    ({"metered": [{**METERED[0], "meter": "nope"}]}, "/metered/0/meter"),
+    ({"metered": [{**METERED[0], "meter": "charged"}]}, "/metered/0/meter"),
+    ({"metered": [{**METERED[0], "tiers": [{}]}]}, "/metered/0/unit_price"),
+    ({"metered": [{"meter": "calls", "event_name": "x"}]}, "/metered/0/unit_price"),
+    ({"metered": METERED * 2}, "/metered/1/event_name"),
+    (
+        {"metered": [{**METERED[0], "unit_price": "0." + "0" * 15 + "1"}]},
+        "/metered/0/unit_price",
+    ),
+    ({"metered": [{**METERED[0], "event_name": " x"}]}, "/metered/0/event_name"),
+    (
+        {"metered": [{"meter": "calls", "event_name": "x", "tiers": [{"up_to": 5}]}]},
+        "/metered/0/tiers",
+    ),
+    ({"overage": {"policy": "bill"}}, "/overage/event_name"),
+    ({"overage": {"policy": "owe"}}, "/overage/limit"),
+    ({"overage": {"policy": "deny", "limit": "1"}}, "/overage/limit"),
+    ({"overage": {"policy": "owe", "limit": "1", "unit_price": "1"}}, "/overage/policy"),
+    (
+        {"metered": METERED, "overage": {**OVERAGE, "event_name": "api_calls"}},
+        "/overage/event_name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("members", "pointer"), BAD_ITEMS)
+async def test_plan_whose_items_make_no_sense_is_refused(
+    sale: Shop, members: dict[str, Any], pointer: str
+) -> None:
+    await metering.meter(sale.api, "charged", charge="calls")
+    answer = await sale.api.put("/v1/plans/pro", {**PUT, **members})
+    assert answer.status == 422, answer
+    assert answer.body["errors"][0]["pointer"] == pointer
+    assert (await sale.api.get("/v1/plans")).body["data"] == []
+
+
+async def test_name_means_one_thing_in_all_plans(sale: Shop) -> None:
+    await sale.plan(overage=OVERAGE)
+    other = {**OVERAGE, "report_unit": "1"}
+    answer = await sale.api.put("/v1/plans/mega", {**PUT, "overage": other})
+    assert (answer.status, answer.code) == (422, "invalid_value")
+    answer = await sale.api.put("/v1/plans/mega", {**PUT, "overage": OVERAGE})
+    assert answer.status == 201
+
+
+async def test_meter_that_a_plan_bills_by_can_not_be_charged_in_credits(sale: Shop) -> None:
+    shown = await sale.plan(metered=METERED, overage=OVERAGE)
+    assert shown["metered"][0]["unit_price"] == "0.002"
+    assert shown["overage"] == {**OVERAGE, "limit": None}
+    body = {"event_type": "call", "aggregation": "count", "charge": "events"}
+    answer = await sale.api.put("/v1/meters/calls", body)
+    assert (answer.status, answer.code) == (422, "invalid_value")
+    assert answer.body["errors"][0]["pointer"] == "/charge"
+
+
+async def test_tiers_are_billed_as_they_are_told(sale: Shop) -> None:
+    tiers = [{"up_to": 2, "unit_price": "1"}, {"unit_price": "0.5", "flat_price": "3"}]
+    item = {"meter": "calls", "event_name": "api_calls", "tiers": tiers}
+    await sale.plan(metered=[item])
+    await sale.subscribe()
+    await send(sale.api, *(event(f"e{n}") for n in range(5)))
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    [first, second] = sorted(await sale.state("invoice"), key=lambda one: one["created"])
+    assert second["total"] - first["total"] == 200 + 300 + 150
+
+
+async def test_values_of_more_than_fifteen_digits_are_told_in_parts(sale: Shop) -> None:
+    await metering.meter(sale.api, "tokens", aggregation="sum", value_property="n")
+    await sale.plan(metered=[{**METERED[0], "meter": "tokens"}])
+    await sale.subscribe()
+    await send(sale.api, event("e1", data={"n": 1234567890123456}))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    assert [one["value"] for one in await reports(sale)] == ["999999999999999", "234567890123457"]
+    assert await total(sale, "api_calls") == "1234567890123456"
+
+
+async def test_key_of_one_customer_sees_nothing_of_others(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    assert len(await reports(sale, "&customer_id=acme")) == 1
+    await sale.api.customer("other")
+    assert await reports(sale, "&customer_id=other") == []
+    assert await reports(sale, "&status=due") == []
+    answer = await sale.api.get("/v1/usage-reports?status=lost")
+    assert (answer.status, answer.code) == (422, "invalid_query")
+
+
+async def test_usage_is_told_before_its_subscription_is_ended_at_once(sale: Shop) -> None:
+    await sale.plan(metered=METERED, credits=None, overage=OVERAGE)
+    await sale.subscribe()
+    await send(sale.api, *(event(f"e{n}") for n in range(1_000)))
+    await sale.api.consume("25")
+    await sale.sleep(timedelta(minutes=20))
+    await sale.act("cancel", when="now")
+    assert await total(sale, "api_calls") == "1000"
+    assert await total(sale, "extra_credits") == "2.5"
+    await sale.sleep(timedelta(minutes=10))
+    assert (await sale.job("report_usage"))["pieces"] == 0
+    await sale.walk(datetime(2030, 1, 1, 14, tzinfo=UTC))
+    [last] = [one for one in await sale.state("invoice") if one["billing_reason"] != FIRST]
+    assert (last["status"], last["total"]) == ("paid", 203)  # 2.00, and 2.5 cents
+    await sale.job("confirm_usage")
+    assert {one["status"] for one in await reports(sale)} == {"billed"}
+
+
+async def test_usage_that_stripe_does_not_take_keeps_its_subscription(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    asked = {"method": "POST", "path": "/v1/billing/meter_events", "kind": "500_before"}
+    await sale.control("faults", **asked, count=3)
+    place = "/v1/customers/acme/subscription/cancel"
+    refused = await sale.api.post(place, {"when": "now"}, key="stop")
+    assert (refused.status, refused.code) == (409, "usage_flush_pending")
+    [sub] = await sale.state("subscription")
+    assert sub["status"] == "active"
+    await sale.lift_faults()
+    await sale.sleep(timedelta(minutes=5))
+    done = await sale.api.post(place, {"when": "now"}, key="stop")
+    assert done.status == 200, done
+    assert await total(sale, "api_calls") == "1"
+
+
+async def reconciled(sale: Shop) -> Any:
+    answer = await sale.api.get("/v1/reconciliation")
+    assert answer.status == 200, answer
+    return answer.body
+
+
+def reasons(found: Any) -> list[dict[str, str]]:
+    return [{one["name"]: one["value"] for one in row["reasons"]} for row in found["data"]]
+
+
+async def test_reconciliation_names_every_difference(sale: Shop) -> None:
+    await sale.plan(metered=METERED, credits=None, overage=OVERAGE)
+    await sale.subscribe()
+    await send(sale.api, event("e1"), event("e2"))
+    await sale.api.consume("25")
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    found = await reconciled(sale)
+    assert reasons(found) == [{"in_flight": "2"}, {"in_flight": "2", "carried": "0.5"}]
+    await sale.sleep(HOUR)
+    await sale.job("confirm_usage")
+    found = await reconciled(sale)
+    assert (found["rows"], found["agreed"], found["explained"]) == (2, 1, 1)
+    assert reasons(found) == [{"carried": "0.5"}, {}]
+    at = (await reports(sale))[0]["window_start"]
+    await send(sale.api, event("e3", time=at))
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    await send(sale.api, event("e4", time=at))
+    await sale.sleep(HOUR)
+    await sale.job("report_usage")
+    found = (
+        await sale.api.get("/v1/reconciliation?from=2030-01-01T00:00:00Z&to=2030-02-01T00:00:00Z")
+    ).body
+    assert reasons(found)[0] == {"late": "1"}
+    assert (found["unexplained"], found["score"]) == (0, "1.000000")
+    [row] = [one for one in found["data"] if one["meter"] == "calls"]
+    assert (row["used"], row["told"], row["stripe"], row["difference"]) == ("4", "3", "3", "1")
+
+
+async def test_reconciliation_finds_what_stripe_has_and_nobody_told(sale: Shop) -> None:
+    await sale.plan(metered=METERED)
+    await sale.subscribe()
+    await send(sale.api, event("e1"))
+    [customer] = await sale.state("customer")
+    await sale.stripe.v1.billing.meter_events.create_async(
+        {
+            "event_name": "api_calls",
+            "payload": {"stripe_customer_id": customer["id"], "value": "5"},
+            "identifier": "by-hand",
+        }
+    )
+    await sale.sleep(2 * HOUR)
+    await sale.job("report_usage")
+    await sale.sleep(HOUR)
+    await sale.job("confirm_usage")
+    found = await reconciled(sale)
+    assert reasons(found) == [{"duplicate": "-5"}]
+    assert (found["unexplained"], found["score"]) == (1, "0.000000")
+
+
+@pytest.mark.parametrize(
+    "query", ["from=2030-02-01T00:00:00Z&to=2030-01-01T00:00:00Z", "from=2029-01-01T00:00:00Z"]
+)
+async def test_reconciliation_of_no_range_or_too_long_a_one_is_refused(
+    sale: Shop, query: str
+) -> None:
+    answer = await sale.api.get(f"/v1/reconciliation?{query}")
+    assert (answer.status, answer.code) == (422, "invalid_query")

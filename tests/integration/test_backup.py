@@ -6,7 +6,7 @@ import stat
 import zipfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,9 @@ async def play(database: Database, rounds: int = 1) -> None:
             assert await player.reserve(1_000) is None
             await player.wait(40 * 86_400)
             await player.settle()
+            await player.policy("bill", None)
+            await player.consume(200)
+            await player.policy("owe", 50)
             await player.void_grant(late)
             await player.grant(25)
             purchase = await player.buy()
@@ -88,14 +91,16 @@ async def sell_something(conn: Connection, customer_no: int) -> None:
     await conn.execute(
         queries.plan_add,
         *("pro", "A plan", "pro", "credits", "USD", 2_000, "month", None, 10, 0, "renewal", 50),
-        *(False, None, None, None, True, "{}"),
+        *(False, None, None, None, True, "{}", "[]", "null"),
     )
+    await conn.execute(queries.plan_item_link, f"price_u{customer_no}", "pro", 1, "calls", "mtr")
     await conn.execute(queries.plan_price_link, f"price_{customer_no}", "pro", 1)
     await conn.execute(
         queries.subscription_put,
         *(customer_no, f"sub_{customer_no}", "active", "pro", 1, 1, f"price_{customer_no}", "{}"),
         *(now, now + month, now),
     )
+    await report_something(conn, customer_no, now)
     await conn.execute(
         queries.top_up_put, customer_no, True, "credits", 5, None, "starter", None, None, None
     )
@@ -117,6 +122,26 @@ async def sell_something(conn: Connection, customer_no: int) -> None:
     )
     await stripe_news.keep(conn, b'{"raw": "\\n"}', event, is_live=False)
     await conn.execute(queries.stripe_cursor_move, "events", now)
+
+
+async def report_something(conn: Connection, customer_no: int, now: datetime) -> None:
+    """Usage that is billed, and a piece of it that is to be told."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    item = await conn.fetchrow(
+        queries.report_item_begin,
+        *(customer_no, f"sub_{customer_no}", None, 10, "calls", "mtr", "cus", hour),
+    )
+    assert item is not None
+    place = customer_no, item["item_no"]
+    await conn.execute(queries.report_period_put, *place, hour, hour + timedelta(days=30))
+    await conn.execute(
+        queries.report_windows_put,
+        *([value] for value in (*place, hour, hour + timedelta(hours=1), hour, "25")),
+    )
+    piece = (*place, hour, 1, 1, "2", f"dd_{customer_no}", "due")
+    await conn.execute(queries.report_rows_add, *([value] for value in piece))
+    await conn.execute(queries.report_sums_put, customer_no, "cus", "mtr", [hour], ["2.5"])
+    await conn.execute(queries.report_mark, *([value] for value in (*place, hour)))
 
 
 @asynccontextmanager

@@ -441,7 +441,14 @@ CORRUPTIONS: list[tuple[str, str]] = [
     ("uncovered", f"UPDATE holds SET policy = 'owe' WHERE {OPEN} AND policy = 'bill'"),
     ("uncovered", f"UPDATE holds SET policy = NULL WHERE {OPEN} AND policy = 'bill'"),
     # Debts and reversals
-    ("owed hashes", extra("credits", "owed", "billed")),
+    ("owed billed hashes", extra("credits", "owed", "billed")),
+    ("billed", "UPDATE billed_usage SET amount = amount + 1 WHERE customer_no = 1"),
+    ("billed", "DELETE FROM billed_usage WHERE customer_no = 1 AND amount < 0"),
+    (
+        "billed",
+        "UPDATE billed_usage SET effective_at = effective_at + interval '1 s'"
+        " WHERE customer_no = 1 AND amount < 0",
+    ),
     ("owed debts", "UPDATE debts SET repaid = 1 WHERE customer_no = 1 AND is_open"),
     ("owed debts", "DELETE FROM debts WHERE customer_no = 1 AND is_open"),
     (
@@ -901,7 +908,7 @@ async def test_verify_of_true_books_lists_the_checks_and_exits_0(
     assert [line.split()[:2] for line in lines] == [
         ["ok", check.name] for check in (*CHECKS, *CHAIN_CHECKS)
     ]
-    assert re.fullmatch(r"the books are proved: 38 checks in \d+\.\d s", last)
+    assert re.fullmatch(r"the books are proved: 39 checks in \d+\.\d s", last)
 
 
 @pytest.mark.breaks_books
@@ -925,7 +932,7 @@ async def test_verify_of_broken_books_names_the_customer_and_exits_1(
     )
     assert "FAILED  pins         each lot is pinned by open holds and freezes only" in text
     assert f"        customer alice (no. 1): {what}" in text.splitlines()
-    assert text.endswith("the books are NOT proved: 1 of 35 checks failed (pins)\n")
+    assert text.endswith("the books are NOT proved: 1 of 36 checks failed (pins)\n")
     assert report["ok"] is False
     assert [check["failures"] for check in report["checks"] if not check["ok"]] == [
         [{"check": "pins", "customer_no": 1, "customer_id": "alice", "what": what}]
@@ -958,7 +965,7 @@ async def test_verify_of_an_embedded_database_that_is_not_running_starts_and_sto
         assert lacking == 1
         assert "lacks 0001_ledger: run `drawdown migrate` first" in told
         assert await asyncio.to_thread(run, ["verify", "--data", str(folder)]) == 0
-        assert "the books are proved: 35 checks" in capsys.readouterr().out
+        assert "the books are proved: 36 checks" in capsys.readouterr().out
         async with await Embedded.start(folder, say=quiet):  # nobody holds it any more
             pass
     finally:
