@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable
 
-from bench import direct, events, http, latency, priced
+from bench import direct, events, http, latency, priced, reports
 from bench.gate import Gate
 from bench.place import Place, place
 
@@ -27,6 +27,7 @@ MEASURES: dict[str, Measure] = {
     "events": events.intake,
     "priced": priced.measure,
     "usage": events.usage,
+    "reports": reports.prepared,
 }
 
 

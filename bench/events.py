@@ -28,7 +28,7 @@ USAGE_EVENTS = int(os.environ.get("BENCH_USAGE_EVENTS", "100000"))
 USAGE_QUESTIONS = 100
 
 
-async def _define(conn: Connection) -> None:
+async def define(conn: Connection) -> None:
     """What an LLM gateway would count: requests by model, and input tokens by model."""
     for key, aggregation, value in (
         ("requests", "count", None),
@@ -68,7 +68,7 @@ def _batch(run: str, number: int, now: datetime) -> list[dict[str, Any]]:
 async def intake(place: Place, runs: int, seconds: int) -> list[Gate]:
     """Through HTTP: batches of 1,000 against COPY, single events against a no-op."""
     conn = await connect(place.dsn)
-    await _define(conn)
+    await define(conn)
     now = await customers.now(conn)
     names = [f"c{number}" for number in range(1, CUSTOMERS + 1)]
     numbers = await customers.find(conn, names)
@@ -184,7 +184,7 @@ async def usage(place: Place, runs: int, _seconds: int) -> list[Gate]:
     """Daily windows of one customer among 1,000, with ten times the events."""
     months = datetime(2025, 3, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC)
     conn = await connect(place.owner_dsn)
-    await _define(conn)
+    await define(conn)
     await conn.execute("SET statement_timeout = 0")
     await conn.execute("SET enable_seqscan = on")
     for month, events in zip(months, (USAGE_EVENTS, 10 * USAGE_EVENTS), strict=True):

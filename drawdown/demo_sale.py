@@ -22,6 +22,10 @@ SUBSCRIBER: Final = "demo-subscriber"
 PLAN: Final = "demo"
 PLAN_CREDITS: Final = 30_000
 PLAN_PRICE: Final = Decimal(20)
+METER: Final = "demo_calls"
+CALLS: Final = 40
+CALL_PRICE: Final = "0.002"
+HOURS: Final = 2
 PAGES: Final = {"success_url": "https://example.com/ok", "cancel_url": "https://example.com/no"}
 
 
@@ -62,12 +66,15 @@ class Sale:
         after = await self._available()
         told, wrong = self._told(shown, after - before), self._wrong(shown, after - before)
         told_of_plan, wrong_of_plan = await self._subscribe()
-        return told + told_of_plan, wrong + wrong_of_plan
+        told_of_usage, wrong_of_usage = await self._use()
+        return told + told_of_plan + told_of_usage, wrong + wrong_of_plan + wrong_of_usage
 
     async def _subscribe(self) -> tuple[list[str], list[str]]:
         """Start a plan, unless an earlier run has; what to tell, and what is wrong."""
         place = f"/v1/customers/{SUBSCRIBER}"
         await self.call("PUT", place, {"name": "Demo"}, (200, 201))
+        meter = {"event_type": METER, "aggregation": "count"}
+        await self.call("PUT", f"/v1/meters/{METER}", meter, (200, 201))
         plan = {
             "name": "Demo plan",
             "tier": "demo",
@@ -75,6 +82,7 @@ class Sale:
             "interval": "month",
             "credits": str(PLAN_CREDITS),
             "requires_subscription": True,
+            "metered": [{"meter": METER, "event_name": METER, "unit_price": CALL_PRICE}],
         }
         await self.call("PUT", f"/v1/plans/{PLAN}", plan, (200, 201))
         shown = await self._seen(f"{place}/access")
@@ -92,6 +100,41 @@ class Sale:
             f"{shown['period_end']}: {has:,f} credits for {PLAN_PRICE} USD a month"
         ]
         wrong = [] if has == PLAN_CREDITS else [f"{SUBSCRIBER} has {has:,f}, not {PLAN_CREDITS:,}"]
+        return told, wrong
+
+    async def _use(self) -> tuple[list[str], list[str]]:
+        """Use what the plan bills, let the hour pass, and compare what Stripe was told with what it
+        has; what to tell, and what is wrong.
+        """
+        about = {"source": "demo", "type": METER, "subject": SUBSCRIBER}
+        calls = [{"id": f"{self.run_name}/{number}", **about} for number in range(CALLS)]
+        await self.call("POST", "/v1/events", calls)
+        await self.call("POST", "/v1/test-clock", {"advance": HOURS * 3_600})
+        await self._job("confirm_usage")
+        pieces: list[dict[str, Any]] = (
+            await self._seen(f"/v1/usage-reports?customer_id={SUBSCRIBER}")
+        )["data"]
+        compared = await self._seen(f"/v1/reconciliation?customer_id={SUBSCRIBER}")
+        rows: list[dict[str, Any]] = compared["data"]
+        told = [
+            f"usage      {CALLS} calls at {CALL_PRICE} USD, told to Stripe after {HOURS} hours of"
+            " the sandbox's clock:",
+            *(
+                f"  {one['window_start']}  {one['value']:>6}  {one['status']}  {one['identifier']}"
+                for one in pieces
+            ),
+            "           day          used    told  Stripe  differs by",
+            *(
+                f"           {one['date']} {one['used']:>6}  {one['told']:>6}  {one['stripe']:>6}"
+                f"  {one['difference']}"
+                for one in rows
+            ),
+        ]
+        wrong: list[str] = []
+        if not pieces or pieces[0]["status"] not in {"confirmed", "billed"}:
+            wrong.append("Stripe was not told of what was used, or has not confirmed it")
+        if compared["unexplained"] or any(one["difference"] != "0" for one in rows):
+            wrong.append(f"what Stripe has differs: {rows}")
         return told, wrong
 
     async def _seen(self, path: str) -> dict[str, Any]:

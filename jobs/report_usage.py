@@ -13,6 +13,7 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Final
 
+import msgspec
 import structlog
 from asyncpg import Record
 from msgspec import Struct
@@ -73,7 +74,7 @@ async def report_usage(run: Run) -> Counts:
     counts = {"hours": 0, "pieces": 0, "told": 0, "refused": 0, "waiting": 0}
     if run.service.stripe is None:
         return counts
-    await _measure_all(run, counts)
+    await measure_all(run, counts)
     await _tell_all(run, run.service.stripe, counts)
     return counts
 
@@ -81,7 +82,8 @@ async def report_usage(run: Run) -> Counts:
 # Measuring
 
 
-async def _measure_all(run: Run, counts: dict[str, int]) -> None:
+async def measure_all(run: Run, counts: dict[str, int]) -> None:
+    """Make pieces of everything that has changed and is over, in bounded transactions."""
     at: tuple[datetime, int, int] = (EPOCH, 0, 0)
     for _ in range(ROUNDS_MAX):
         if run.stopping.is_set():
@@ -116,12 +118,8 @@ async def _measure(service: Service, conn: Connection, hours: Sequence[Hour], no
     An hour that can't be told of yet stays marked: its period is not known, or the fate of a piece
     of it is not.
     """
-    rows = await conn.fetch(
-        queries.report_pieces,
-        [one.customer_no for one in hours],
-        [one.meter_no for one in hours],
-        [one.hour for one in hours],
-    )
+    marks = [(one.customer_no, one.meter_no, one.hour) for one in hours]
+    rows = await conn.fetch(queries.report_pieces, *columns(marks, "iit"))
     waits: set[tuple[int, int, datetime]] = set()
     windows: list[Window] = []
     beyond: set[tuple[int, int, datetime]] = set()
@@ -135,29 +133,18 @@ async def _measure(service: Service, conn: Connection, hours: Sequence[Hour], no
         if row["meter_no"] == 0:
             beyond.add((row["customer_no"], row["item_no"], row["period_start"]))
     if windows:
-        await conn.execute(
-            queries.report_windows_put,
-            [one.customer_no for one in windows],
-            [one.item_no for one in windows],
-            [one.starts_at for one in windows],
-            [one.ends_at for one in windows],
-            [one.period_start for one in windows],
-            [str(one.amount) for one in windows],
-        )
+        measured = [msgspec.structs.astuple(one) for one in windows]
+        await conn.execute(queries.report_windows_put, *columns(measured, "iittts"))
     of_meters = [
         (one.customer_no, one.item_no, one.starts_at)
         for one in windows
         if (one.customer_no, one.item_no, one.period_start) not in beyond
     ]
     made = await _cut(service, conn, of_meters, sorted(beyond), now)
-    done = [one for one in hours if (one.customer_no, one.meter_no, one.hour) not in waits]
-    await conn.execute(
-        queries.report_marks_done,
-        [one.customer_no for one in done],
-        [one.meter_no for one in done],
-        [one.hour for one in done],
-        [one.version for one in done],
-    )
+    done = [
+        (*mark, one.version) for mark, one in zip(marks, hours, strict=True) if mark not in waits
+    ]
+    await conn.execute(queries.report_marks_done, *columns(done, "iiti"))
     return made
 
 
@@ -209,7 +196,7 @@ async def _cut(
     """Make pieces of what windows of meters, and periods beyond the wallet, have still to tell."""
     found: list[Record] = []
     if windows:
-        found += await conn.fetch(queries.report_deltas, *zip(*windows, strict=True))
+        found += await conn.fetch(queries.report_deltas, *columns(windows, "iit"))
     if periods:
         rows = await conn.fetch(queries.report_overage_deltas, *zip(*periods, strict=True), now)
         found += [row for row in rows if not row["is_busy"]]
@@ -250,7 +237,7 @@ async def _cut(
             )
             for one in pieces
         ]
-        await conn.execute(queries.report_rows_add, *columns(rows, "........"))
+        await conn.execute(queries.report_rows_add, *columns(rows, "iitiisss"))
     return len(pieces)
 
 

@@ -199,7 +199,9 @@ SELECT
             AND r.status IN ('sending', 'unknown')
     ) AS is_busy
 FROM
-    unnest($1::bigint[], $2::integer[], $3::timestamptz[]) AS m (customer_no, meter_no, hour)
+    unnest($1::text::bigint[], $2::text::integer[], $3::text::timestamptz[]) AS m (
+        customer_no, meter_no, hour
+    )
 LEFT JOIN
     report_items AS i
     ON
@@ -227,8 +229,8 @@ ORDER BY m.hour, m.customer_no, m.meter_no, s.starts_at;
 -- What was measured.
 INSERT INTO report_windows AS w (customer_no, item_no, starts_at, ends_at, period_start, amount)
 SELECT * FROM unnest(
-    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[],
-    $6::text[]::numeric[]
+    $1::text::bigint[], $2::text::bigint[], $3::text::timestamptz[], $4::text::timestamptz[],
+    $5::text::timestamptz[], $6::text::numeric[]
 )
 ON CONFLICT (customer_no, item_no, starts_at) DO UPDATE SET
     ends_at = excluded.ends_at, period_start = excluded.period_start, amount = excluded.amount;
@@ -236,9 +238,9 @@ ON CONFLICT (customer_no, item_no, starts_at) DO UPDATE SET
 -- report_marks_done --
 -- Hours that were looked at, unless something has changed in them since.
 DELETE FROM unreported_usage AS u
-USING unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::bigint[]) AS d (
-    customer_no, meter_no, hour, version
-)
+USING unnest(
+    $1::text::bigint[], $2::text::integer[], $3::text::timestamptz[], $4::text::bigint[]
+) AS d (customer_no, meter_no, hour, version)
 WHERE
     u.customer_no = d.customer_no
     AND u.meter_no = d.meter_no
@@ -253,7 +255,9 @@ SELECT
     coalesce(r.last_seq, 0) AS last_seq,
     coalesce(r.has_due, false) AS has_due,
     p.closed_at IS NOT NULL AS is_closed
-FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[]) AS d (customer_no, item_no, starts_at)
+FROM unnest($1::text::bigint[], $2::text::bigint[], $3::text::timestamptz[]) AS d (
+    customer_no, item_no, starts_at
+)
 INNER JOIN
     report_windows AS w
     ON
@@ -379,8 +383,8 @@ SELECT
     v.*,
     service_now_v1() AS created_at
 FROM unnest(
-    $1::bigint[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::integer[],
-    $6::text[]::numeric[], $7::text[], $8::text[]
+    $1::text::bigint[], $2::text::bigint[], $3::text::timestamptz[], $4::text::integer[],
+    $5::text::integer[], $6::text::numeric[], $7::text::text[], $8::text::text[]
 ) AS v;
 
 -- report_mark --
@@ -851,8 +855,9 @@ compared AS (
 )
 
 SELECT
-    d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending,
-    d.sent, d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.is_closed, d.marks, d.counted, d.seen_at,
+    d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending, d.sent,
+    d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.is_closed, d.marks, d.counted,
+    d.seen_at,
     count(*) OVER () AS rows_count,
     count(*) FILTER (WHERE d.used = d.counted) OVER () AS agreed_count
 FROM compared AS d

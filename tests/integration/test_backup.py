@@ -25,6 +25,7 @@ from ledger.requests import Recurrence, Rollover
 from meter import stripe_calls, stripe_news
 from meter.stripe_calls import StripeCall
 from sql import queries
+from sql.columns import columns
 from sql.migrate import ensure_roles, migrate
 from sql.pool import Connection
 from sql.tables import tables
@@ -134,12 +135,10 @@ async def report_something(conn: Connection, customer_no: int, now: datetime) ->
     assert item is not None
     place = customer_no, item["item_no"]
     await conn.execute(queries.report_period_put, *place, hour, hour + timedelta(days=30))
-    await conn.execute(
-        queries.report_windows_put,
-        *([value] for value in (*place, hour, hour + timedelta(hours=1), hour, "25")),
-    )
+    window = (*place, hour, hour + timedelta(hours=1), hour, "25")
+    await conn.execute(queries.report_windows_put, *columns([window], "iittts"))
     piece = (*place, hour, 1, 1, "2", f"dd_{customer_no}", "due")
-    await conn.execute(queries.report_rows_add, *([value] for value in piece))
+    await conn.execute(queries.report_rows_add, *columns([piece], "iitiisss"))
     await conn.execute(queries.report_sums_put, customer_no, "cus", "mtr", [hour], ["2.5"])
     await conn.execute(queries.report_mark, *([value] for value in (*place, hour)))
 
