@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "drawdown.commands.doctor:doctor",
     "config": "drawdown.commands.config:config",
     "verify": "drawdown.commands.verify:verify",
+    "close": "drawdown.commands.close:close",
     "demo": "drawdown.commands.demo:demo",
     "replay": "drawdown.commands.replay:replay",
     "rate-cards": "drawdown.commands.rate_cards:rate_cards",

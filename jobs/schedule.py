@@ -22,6 +22,7 @@ from jobs.event_months import event_partitions
 from jobs.forget import forget_guards, forget_refusals
 from jobs.prove import prove_books
 from jobs.rate_usage import rate_usage
+from jobs.recognise import recognise
 from jobs.report_usage import report_usage
 from jobs.runner import Job, Runner, Watch
 from jobs.stripe_inbox import stripe_inbox
@@ -85,6 +86,13 @@ TIMETABLE: Final = (
         seconds_max=600,
         work=stripe_sweep,
         about="reads Stripe's own lists for what no delivery told",
+    ),
+    Job(
+        name="recognise",
+        every=timedelta(days=1),
+        seconds_max=7_200,
+        work=recognise,
+        about="posts revenue of paid credits that were used and breakage of those that ran out",
     ),
     Job(
         name="prove_books",

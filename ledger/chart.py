@@ -50,6 +50,7 @@ JOURNAL_KINDS: Final = (
     "release",
     "dispute",
     "fee",
+    "recognition",
 )
 
 

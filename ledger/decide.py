@@ -11,7 +11,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from ledger import grants, holds, purchases, refunds, usage, usage_events
+from ledger import grants, holds, purchases, recognise, refunds, usage, usage_events
 from ledger.amounts import format_amount
 from ledger.answers import Balance, OverageAnswer, Problem, balance_answer
 from ledger.outcome import Outcome
@@ -30,6 +30,7 @@ from ledger.requests import (
     MarkPurchase,
     MovePurchase,
     OpenPurchase,
+    Recognise,
     ReleasePurchase,
     Request,
     Reserve,
@@ -163,6 +164,8 @@ def _dispatch(books: Books, request: Request, settings: Settings, now: datetime)
             return _set_standing(books, request)
         case CloseCustomer():
             return _close(books, now)
+        case Recognise():
+            return recognise.recognise(books, settings, now)
         case Settle():
             if not repay_debts(books, settings, now, now):
                 books.due(now)

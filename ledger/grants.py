@@ -201,6 +201,7 @@ def _void_lot(books: Books, journal: Journal, lot: Lot, money: str | None, now: 
         to = "cash" if money == "refunded" else "breakage_revenue"
         move_money(books, journal, lot.cost.currency, "deferred_revenue", to, before - after)
         lot.deferred_amount, lot.deferred_units = after, lot.pinned
+        books.undefer(lot.lot_no, before - after)
     lot.remaining -= taken
     lot.voided += taken
     lot.is_upcoming = False

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ledger.entities import Debt, Draw, Grant, HoldCharge
 from ledger.load_purchases import load_purchases
+from ledger.load_revenue import load_unrecognised
 from ledger.load_usage import Facts, load_counter_charges, load_usage
 from ledger.rated import CounterKey, Pricing
 from ledger.requests import (
@@ -195,6 +196,8 @@ async def _load_named(
         await _load_charges(conn, customers, undone)
     if payers := await load_purchases(conn, customers, requests):
         await _load_lots(conn, customers, payers)
+    if earning := await load_unrecognised(conn, customers, requests):
+        await _load_lots(conn, customers, earning)
     if voids := [r for r in requests if isinstance(r, VoidGrant)]:
         await load_grants(conn, customers, {(r.customer_no, r.grant_no) for r in voids}, now)
 

@@ -14,6 +14,7 @@ from ledger.chart import CREDIT_ACCOUNTS, MONEY_ACCOUNTS
 from ledger.entities import Debt, Grant, Hold, Lot
 from ledger.load import ScaleChanged
 from ledger.load_purchases import post_purchases
+from ledger.load_revenue import post_recognised
 from ledger.post_usage import post_usage
 from ledger.requests import Request
 from ledger.state import Account, Books
@@ -73,6 +74,7 @@ async def post(
     await post_usage(conn, changed)
     await _post_rare(conn, changed, lots)
     await _post_money(conn, changed)
+    await post_recognised(conn, changed)
     if any(books.changed_purchases or books.changed_freezes for books in changed):
         await post_purchases(conn, changed)
 

@@ -73,6 +73,9 @@ CHECKS: Final = (
         "clawbacks", "what has come back of each bought lot is its share", queries.proof_clawbacks
     ),
     Check("money", "the money of each purchase equals its journals", queries.proof_money),
+    Check("recognised", "the cost of each paid lot is accounted for", queries.proof_recognised),
+    Check("deferred", "deferred revenue is that of the lots", queries.proof_deferred),
+    Check("periods", "closed months say what their journals do", queries.proof_periods),
     Check("due", "nothing falls due before it is expected", queries.proof_due),
     Check(
         "requests",
@@ -89,6 +92,7 @@ CHECKS: Final = (
 )
 CHAIN_CHECKS: Final = (
     Check("hashes", "each hash is that of its journal's rows", queries.proof_hashes),
+    Check("heads", "chains go on from where months were closed", queries.proof_heads),
     Check("notes", "texts are those that were hashed", queries.proof_notes),
 )
 

@@ -126,6 +126,7 @@ def _move_money(
         books.change_lot(paid, reshaped=True)
     purchase.tax_returned += taxed
     purchase.deferred_returned += split.deferred
+    books.undefer(paid.lot_no, split.deferred)
     books.change_purchase(purchase)
     moves = {
         "deferred_revenue": split.deferred,

@@ -258,3 +258,7 @@ class CloseCustomer(Request, frozen=True, kw_only=True):
 
 class Settle(Request, frozen=True, kw_only=True):
     """Post what time has done and nothing else (the sweeper's request)."""
+
+
+class Recognise(Request, frozen=True, kw_only=True):
+    """Post the money halves of what left the customer's paid lots (the request of a job)."""

@@ -197,6 +197,7 @@ class _Timeline:
             )
             share = left - rest
             old.deferred_amount, old.deferred_units = rest, old.remaining - amount
+            books.undefer(old.lot_no, share)
         account = account_of(books, self.settings, old.asset)
         issued = ISSUED_BY[old.category]
         journal = self.begin("rollover", at)

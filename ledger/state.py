@@ -17,6 +17,7 @@ from ledger.entities import BurnKey, Charge, Debt, Grant, Hold, HoldStep, Lot
 from ledger.ids import public_id
 from ledger.rated import CounterKey, Line, Pricing, UsageState
 from ledger.requests import Notes, Policy
+from ledger.revenue import Known, Moved
 
 MICROSECOND: Final = timedelta(microseconds=1)
 GENESIS: Final = bytes(32)
@@ -108,6 +109,28 @@ class Journal(Struct, eq=False):
     hash: bytes = GENESIS
 
 
+class Unrecognised(Struct, eq=False):
+    """What was loaded to recognise a customer's revenue."""
+
+    last_seq: int
+    """The last journal that `moves` cover."""
+    moves: dict[int, list[Moved]]
+    """By lot."""
+    known: dict[int, Known]
+    voids: dict[int, str]
+    """Of lots of voided grants: where the money went."""
+
+
+class Recognised(Struct, frozen=True):
+    """What is added to what is known of a lot's deferred revenue."""
+
+    lot_no: int
+    revenue: int = 0
+    breakage: int = 0
+    returned: int = 0
+    recognised_seq: int = 0
+
+
 class Books(Struct, eq=False):
     """One customer under the lock."""
 
@@ -143,6 +166,8 @@ class Books(Struct, eq=False):
     purchases: dict[int, Purchase] = {}
     freezes: dict[int, Freeze] = {}
     """The open freezes of the purchases that are loaded."""
+    unrecognised: Unrecognised | None = None
+    """Loaded where revenue is to be recognised."""
     usage: UsageState | None = None
     """Loaded where a request states usage."""
     answered: dict[str, "Answered"] = {}
@@ -174,6 +199,9 @@ class Books(Struct, eq=False):
 
     journals: list[Journal] = []
     money: dict[str, MoneyMoves] = {}
+    recognised: list[Recognised] = []
+    recognised_seq: int | None = None
+    """The last journal whose money half is recognised, if that is news."""
     steps: list[HoldStep] = []
     lines: list[tuple[int, int, Line]] = []
     """New charge lines: (seq, place from 1, line)."""
@@ -239,6 +267,11 @@ class Books(Struct, eq=False):
         self.changed_lots[lot.lot_no] = lot
         if reshaped:
             lot.is_reshaped = True
+
+    def undefer(self, lot_no: int, amount: int) -> None:
+        """Note what left a lot's deferred revenue unearned: refunded, voided, moved along."""
+        if amount:
+            self.recognised.append(Recognised(lot_no, returned=amount))
 
     def redefine(self) -> None:
         self.is_redefined = self.is_changed = True

@@ -91,6 +91,30 @@ CODES: Final[Mapping[str, Code]] = {
         (404,), "API key not found", "No API key has this id.", "See `GET /v1/keys`."
     ),
     "job_not_found": Code((404,), "Job not found", "No job has this name.", "See `GET /v1/jobs`."),
+    "period_not_found": Code(
+        (404,),
+        "Period not found",
+        "This is not a month.",
+        "Name it YYYY-MM, such as `2026-03`.",
+    ),
+    "period_not_ended": Code(
+        (409,),
+        "Period not ended",
+        "Only a month that has ended in the books' time zone can be closed. Nothing was changed.",
+        "Wait for its end.",
+    ),
+    "period_out_of_order": Code(
+        (409,),
+        "Period out of order",
+        "Months are closed one after another. Nothing was changed.",
+        "Close the month that `detail` names first.",
+    ),
+    "books_not_proved": Code(
+        (409,),
+        "Books not proved",
+        "Something of the books is not explained; `detail` says what.",
+        "Find out why (`drawdown verify`), or close the month with `force` and a `reason`.",
+    ),
     "request_not_found": Code(
         (404,),
         "Request not found",

@@ -59,6 +59,8 @@ CREATE TABLE customers (
     unbilled_from timestamptz,
     -- What was billed before the current billing period: the limit counts the rest.
     billed_before numeric(38, 0) NOT NULL DEFAULT 0,
+    -- The last journal whose money half is recognised.
+    recognised_seq bigint NOT NULL DEFAULT 0,
     CONSTRAINT customers_owe_has_limit
     CHECK (overage_policy <> 'owe' OR overage_limit IS NOT NULL)
 ) WITH (fillfactor = 50);
@@ -279,7 +281,8 @@ CREATE TABLE journals (
     seq bigint NOT NULL CHECK (seq > 0),
     kind text NOT NULL CHECK (kind IN (
         'grant', 'activation', 'charge', 'debt_repaid', 'hold_end', 'expiry', 'rollover', 'void',
-        'reversal', 'clawback', 'restore', 'release', 'dispute', 'fee'
+        'reversal', 'clawback', 'restore', 'release', 'dispute', 'fee',
+        'recognition'
     )),
     effective_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL,
@@ -1107,6 +1110,66 @@ CREATE TABLE report_sums (
     PRIMARY KEY (customer_no, stripe_meter_id, stripe_customer_id, hour)
 ) WITH (fillfactor = 70);
 
+-- What has left the deferred revenue of a lot, in its currency's smallest unit: earned as revenue
+-- or as breakage by `recognition` journals, or `returned`: refunded, voided, or moved along by a
+-- rollover. The rest of the lot's cost is deferred.
+CREATE TABLE recognitions (
+    customer_no bigint NOT NULL,
+    lot_no bigint NOT NULL,
+    revenue bigint NOT NULL,
+    breakage bigint NOT NULL,
+    returned bigint NOT NULL,
+    -- Of the lot alone: the last journal that is recognised, where that is later.
+    recognised_seq bigint NOT NULL,
+    PRIMARY KEY (customer_no, lot_no)
+) WITH (fillfactor = 70);
+
+-- Months that are closed, or about to be: nothing new has a book date in one.
+CREATE TABLE periods (
+    period text COLLATE "C" PRIMARY KEY CHECK (period ~ '^[0-9]{4}-(0[1-9]|1[0-2])$'),
+    -- The first month that was closed has no first day: it holds all that was before.
+    starts_on date,
+    ends_on date NOT NULL UNIQUE,
+    began_at timestamptz NOT NULL,
+    -- NULL: it is being closed.
+    closed_at timestamptz,
+    reason text,
+    -- What was not proved when it was closed all the same.
+    failures integer NOT NULL DEFAULT 0,
+    customers bigint,
+    journals bigint,
+    transfers bigint,
+    hash bytea,
+    CONSTRAINT periods_summarised CHECK (
+        (closed_at IS NULL) = (hash IS NULL)
+        AND (closed_at IS NULL) = (journals IS NULL)
+        AND (closed_at IS NULL) = (transfers IS NULL)
+        AND (closed_at IS NULL) = (customers IS NULL)
+    ),
+    CONSTRAINT periods_forced_has_reason CHECK (failures = 0 OR reason IS NOT NULL)
+);
+
+-- What a closed month moved of each account, of all customers.
+CREATE TABLE period_totals (
+    period text COLLATE "C" NOT NULL,
+    asset text COLLATE "C" NOT NULL,
+    account text NOT NULL,
+    debits numeric(38, 0) NOT NULL,
+    credits numeric(38, 0) NOT NULL,
+    PRIMARY KEY (period, asset, account)
+);
+
+-- The last journal that each customer had when a month was closed.
+CREATE TABLE period_heads (
+    customer_no bigint NOT NULL,
+    period text COLLATE "C" NOT NULL,
+    seq bigint NOT NULL,
+    hash bytea NOT NULL,
+    PRIMARY KEY (customer_no, period)
+);
+
+CREATE INDEX period_heads_period ON period_heads (period, customer_no);
+
 -- One row an account, for reports and proofs.
 CREATE VIEW account_balances AS
 SELECT
@@ -1182,6 +1245,12 @@ CREATE TRIGGER plan_item_prices_append_only BEFORE UPDATE OR DELETE OR TRUNCATE 
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
 CREATE TRIGGER billed_usage_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON billed_usage
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
+CREATE TRIGGER period_totals_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON period_totals
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
+CREATE TRIGGER period_heads_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON period_heads
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
 -- The clock of the service: database time, plus an offset that exists in sandbox mode only.
@@ -1330,6 +1399,51 @@ RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
+-- What is deferred of a lot that had `deferred` and `units` at its last refund, restore or rollover
+-- and has `kept` units now, half to even; for proofs (the service decides by its own).
+CREATE FUNCTION deferred_v1(deferred bigint, units bigint, kept numeric)
+RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN units = 0 OR kept <= 0 THEN 0
+        WHEN 2 * ((deferred * kept) % units) > units THEN div(deferred * kept, units) + 1
+        WHEN 2 * ((deferred * kept) % units) < units THEN div(deferred * kept, units)
+        ELSE div(deferred * kept, units) + div(deferred * kept, units) % 2
+    END
+$$;
+
+-- The hash of a closed month: SHA-256 over lines of UTF-8 text, each ended by a line feed: the hash
+-- of the month closed before (hexadecimal, empty for the first one), the month with its counts, a
+-- line an account in the order of (asset, account), a line a customer's head in that of numbers.
+CREATE FUNCTION period_hash_v1(of_period text)
+RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT sha256(convert_to(
+        coalesce((
+            SELECT encode(b.hash, 'hex') FROM periods AS b
+            WHERE b.ends_on < p.ends_on ORDER BY b.ends_on DESC LIMIT 1
+        ), '') || E'\n'
+        || concat_ws(
+            '|', 'v1', p.period, to_char(p.ends_on, 'YYYY-MM-DD'), p.customers, p.journals,
+            p.transfers
+        ) || E'\n'
+        || coalesce((
+            SELECT string_agg(
+                concat_ws('|', t.asset, t.account, t.debits, t.credits) || E'\n', ''
+                ORDER BY t.asset COLLATE "C", t.account COLLATE "C"
+            )
+            FROM period_totals AS t WHERE t.period = p.period
+        ), '')
+        || coalesce((
+            SELECT string_agg(
+                concat_ws('|', h.customer_no, h.seq, encode(h.hash, 'hex')) || E'\n', ''
+                ORDER BY h.customer_no
+            )
+            FROM period_heads AS h WHERE h.period = p.period
+        ), ''),
+        'UTF8'
+    ))
+    FROM periods AS p WHERE p.period = of_period
+$$;
+
 INSERT INTO assets (asset, scale, is_money)
 SELECT code, 2, true FROM unnest(string_to_array(
     'AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BWP BYN BZD CAD '
@@ -1351,14 +1465,15 @@ SELECT 'credits', 9, false;
 GRANT USAGE ON SCHEMA public TO drawdown_app;
 GRANT SELECT, INSERT ON
 journals, transfers, rate_cards, charge_lines, events, event_months,
-purchase_objects, packs, plans, plan_prices, plan_item_prices, billed_usage
+purchase_objects, packs, plans, plan_prices, plan_item_prices, billed_usage, period_totals,
+period_heads
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
 installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,
 lots, holds, hold_steps, debts, reversed_charges, meters, price_counters, corrections,
 meter_rebuilds, purchases, freezes, stripe_calls, stripe_objects, stripe_cursors,
 subscriptions, auto_top_ups, top_up_attempts, report_items, report_periods, report_windows,
-report_rows, report_sums
+report_rows, report_sums, recognitions, periods
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
 api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values,

@@ -240,6 +240,7 @@ async def furnish(api: Api, customer_id: str = "acme") -> World:
         "meter": "tokens",
         "rate_card": "default",
         "name": "sweep",
+        "period": "2020-01",
     }
     return World(customer_id, ids)
 

@@ -1397,6 +1397,235 @@ WHERE coalesce(v.expected, 0) <> coalesce(v.found, 0)
 ORDER BY p.customer_no, p.purchase_no, what
 LIMIT $1::integer;
 
+-- proof_recognised --
+-- The cost of each paid lot is accounted for: what is noted as earned is what its journals of
+-- recognition posted; what a purchase gave back is noted; and once everything of a customer is
+-- recognised, revenue + breakage + returned + deferred = cost.
+WITH posted AS (
+    SELECT
+        j.customer_no,
+        j.lot_no,
+        sum(
+            CASE
+                WHEN t.credit = 'revenue' THEN t.amount WHEN t.debit = 'revenue' THEN -t.amount
+                ELSE 0
+            END
+        ) AS revenue,
+        sum(
+            CASE
+                WHEN t.credit = 'breakage_revenue' THEN t.amount
+                WHEN t.debit = 'breakage_revenue' THEN -t.amount
+                ELSE 0
+            END
+        ) AS breakage
+    FROM journals AS j
+    INNER JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
+    WHERE j.kind = 'recognition'
+    GROUP BY j.customer_no, j.lot_no
+),
+
+accounted AS (
+    SELECT
+        coalesce(r.customer_no, p.customer_no) AS customer_no,
+        coalesce(r.lot_no, p.lot_no) AS lot_no,
+        coalesce(r.revenue, 0) AS revenue,
+        coalesce(r.breakage, 0) AS breakage,
+        coalesce(r.returned, 0) AS returned,
+        coalesce(p.revenue, 0) AS revenue_posted,
+        coalesce(p.breakage, 0) AS breakage_posted
+    FROM recognitions AS r
+    FULL JOIN posted AS p ON r.customer_no = p.customer_no AND r.lot_no = p.lot_no
+)
+
+SELECT
+    v.customer_no,
+    v.currency AS asset,
+    v.name || ' of lot ' || v.lot_no || v.meaning AS what,
+    v.expected,
+    v.found
+FROM (
+    SELECT
+        l.customer_no,
+        l.lot_no,
+        l.currency,
+        s.name,
+        s.meaning,
+        s.expected,
+        s.found
+    FROM lots AS l
+    INNER JOIN customers AS c ON l.customer_no = c.customer_no
+    LEFT JOIN accounted AS a ON l.customer_no = a.customer_no AND l.lot_no = a.lot_no
+    LEFT JOIN
+        purchases AS p
+        ON l.customer_no = p.customer_no AND l.purchase_no = p.purchase_no
+    CROSS JOIN
+        LATERAL (
+            VALUES
+            (
+                'revenue',
+                ' by its journals of recognition',
+                coalesce(a.revenue_posted, 0),
+                coalesce(a.revenue, 0)::numeric
+            ),
+            (
+                'breakage',
+                ' by its journals of recognition',
+                coalesce(a.breakage_posted, 0),
+                coalesce(a.breakage, 0)::numeric
+            ),
+            (
+                'what was returned',
+                ' by its purchase',
+                coalesce(p.deferred_returned, a.returned, 0)::numeric,
+                coalesce(a.returned, 0)::numeric
+            ),
+            (
+                'what is deferred',
+                ' by what is left of it',
+                CASE
+                    WHEN c.last_seq = c.recognised_seq THEN
+                        least(
+                            deferred_v1(
+                                l.deferred_amount,
+                                l.deferred_units,
+                                l.remaining::numeric - l.clawback_due
+                            ),
+                            l.cost_amount::numeric - coalesce(a.returned, 0)
+                        )
+                END,
+                CASE
+                    WHEN c.last_seq = c.recognised_seq THEN
+                        l.cost_amount::numeric - coalesce(a.revenue, 0) - coalesce(a.breakage, 0)
+                        - coalesce(a.returned, 0)
+                END
+            )
+        ) AS s (name, meaning, expected, found)
+    WHERE l.cost_amount IS NOT NULL
+    UNION ALL
+    SELECT
+        a.customer_no,
+        a.lot_no,
+        l.currency,
+        'something was earned' AS name,
+        ', which nobody paid for' AS meaning,
+        0 AS expected,
+        abs(a.revenue::numeric) + abs(a.breakage::numeric) + abs(a.returned::numeric)
+        + abs(a.revenue_posted) + abs(a.breakage_posted) AS found
+    FROM accounted AS a
+    LEFT JOIN lots AS l ON a.customer_no = l.customer_no AND a.lot_no = l.lot_no
+    WHERE l.cost_amount IS NULL
+) AS v
+WHERE v.expected <> v.found
+ORDER BY v.customer_no, v.lot_no, what
+LIMIT $1::integer;
+
+-- proof_deferred --
+-- What is deferred of a customer in a currency is what is deferred of its lots.
+WITH of_lots AS (
+    SELECT
+        l.customer_no,
+        l.currency AS asset,
+        sum(
+            l.cost_amount::numeric - coalesce(r.revenue, 0) - coalesce(r.breakage, 0)
+            - coalesce(r.returned, 0)
+        ) AS amount
+    FROM lots AS l
+    LEFT JOIN recognitions AS r ON l.customer_no = r.customer_no AND l.lot_no = r.lot_no
+    WHERE l.cost_amount IS NOT NULL
+    GROUP BY l.customer_no, l.currency
+)
+
+SELECT
+    m.customer_no,
+    m.asset,
+    'deferred_revenue, which is what is deferred of its lots' AS what,
+    coalesce(o.amount, 0) AS expected,
+    m.deferred_revenue_credits - m.deferred_revenue_debits AS found
+FROM money_accounts AS m
+LEFT JOIN of_lots AS o ON m.customer_no = o.customer_no AND m.asset = o.asset
+WHERE coalesce(o.amount, 0) <> m.deferred_revenue_credits - m.deferred_revenue_debits
+ORDER BY m.customer_no, m.asset
+LIMIT $1::integer;
+
+-- proof_periods --
+-- What a closed month says is what its journals come to, account by account; and what is closed is
+-- what is kept from being booked in.
+WITH moved AS (
+    SELECT
+        p.period,
+        t.asset,
+        s.account,
+        sum(s.debits) AS debits,
+        sum(s.credits) AS credits
+    FROM periods AS p
+    INNER JOIN
+        journals AS j
+        ON j.book_date <= p.ends_on AND j.book_date >= coalesce(p.starts_on, '-infinity')
+    INNER JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
+    CROSS JOIN
+        LATERAL (VALUES (t.debit, t.amount, 0), (t.credit, 0, t.amount))
+        AS s (account, debits, credits)
+    WHERE p.closed_at IS NOT NULL
+    GROUP BY p.period, t.asset, s.account
+),
+
+counted AS (
+    SELECT p.period, count(j.seq) AS journals
+    FROM periods AS p
+    LEFT JOIN
+        journals AS j
+        ON j.book_date <= p.ends_on AND j.book_date >= coalesce(p.starts_on, '-infinity')
+    WHERE p.closed_at IS NOT NULL
+    GROUP BY p.period
+)
+
+SELECT
+    0 AS customer_no,
+    v.asset,
+    v.what,
+    v.expected,
+    v.found
+FROM (
+    SELECT
+        coalesce(m.asset, t.asset) AS asset,
+        s.side || ' of ' || coalesce(m.account, t.account) || ' in '
+        || coalesce(m.period, t.period) || ', which are those of its journals' AS what,
+        s.expected,
+        s.found
+    FROM moved AS m
+    FULL JOIN
+        period_totals AS t
+        ON m.period = t.period AND m.asset = t.asset AND m.account = t.account
+    CROSS JOIN
+        LATERAL (
+            VALUES
+            ('debits', coalesce(m.debits, 0), coalesce(t.debits, 0)),
+            ('credits', coalesce(m.credits, 0), coalesce(t.credits, 0))
+        ) AS s (side, expected, found)
+    WHERE s.expected <> s.found
+    UNION ALL
+    SELECT
+        NULL AS asset,
+        'month ' || p.period || ' was closed with ' || p.journals || ' journals and has '
+        || c.journals AS what,
+        NULL AS expected,
+        NULL AS found
+    FROM periods AS p
+    INNER JOIN counted AS c ON p.period = c.period
+    WHERE p.journals <> c.journals
+    UNION ALL
+    SELECT
+        NULL AS asset,
+        'month ' || p.period || ' is closed, and can still be booked in' AS what,
+        NULL AS expected,
+        NULL AS found
+    FROM periods AS p
+    CROSS JOIN installation AS i
+    WHERE i.closed_through IS NULL OR i.closed_through < p.ends_on
+) AS v
+ORDER BY v.what
+LIMIT $1::integer;
+
 -- proof_due --
 -- Nothing falls due before the instant that the customer's row names: no deadline of an open hold,
 -- end of a lot with something unpinned, start of an upcoming lot or of a period; and no debt is
@@ -1568,6 +1797,35 @@ SELECT
 FROM hashed
 WHERE made <> hash
 ORDER BY customer_no, seq
+LIMIT $1::integer;
+
+-- proof_heads --
+-- Since a month was closed nothing of any chain was changed, removed or cut off: every journal that
+-- was the last one then is there with its hash; and the month's own hash covers all that it says.
+SELECT
+    v.customer_no,
+    NULL AS asset,
+    v.what,
+    NULL AS expected,
+    NULL AS found
+FROM (
+    SELECT
+        h.customer_no,
+        'journal ' || h.seq || CASE
+            WHEN j.seq IS NULL THEN ', the last one when ' || h.period || ' was closed, is gone'
+            ELSE ' is another than when ' || h.period || ' was closed'
+        END AS what
+    FROM period_heads AS h
+    LEFT JOIN journals AS j ON h.customer_no = j.customer_no AND h.seq = j.seq
+    WHERE j.seq IS NULL OR j.hash <> h.hash
+    UNION ALL
+    SELECT
+        0 AS customer_no,
+        'the hash of ' || p.period || ' is not that of what it says' AS what
+    FROM periods AS p
+    WHERE p.closed_at IS NOT NULL AND p.hash <> period_hash_v1(p.period)
+) AS v
+ORDER BY v.customer_no, v.what
 LIMIT $1::integer;
 
 -- proof_notes --

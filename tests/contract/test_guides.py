@@ -140,3 +140,17 @@ async def test_migration_guide_grants_opening_balances_once(running: Running) ->
         ("10.5", "0", "10.5"),
         ("0", "0", "0"),
     )
+
+
+async def test_close_guide_closes_a_month_whose_hash_can_be_kept(running: Running) -> None:
+    code = code_of("close-a-month.md")
+    loop = asyncio.get_running_loop()
+    post = posting(running, loop)
+
+    def get(path: str) -> Any:
+        return asyncio.run_coroutine_threadsafe(running.api.get(path), loop).result().body
+
+    await running.api.customer("acme")
+    month, known = await asyncio.to_thread(code["close"], post, "2020-01")
+    assert await asyncio.to_thread(code["unchanged"], get, {month: known})
+    assert not await asyncio.to_thread(code["unchanged"], get, {month: "0" * 64})

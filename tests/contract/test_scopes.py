@@ -36,6 +36,7 @@ CODES_OF_IDS = {
     "key_id": "key_not_found",
     "key": "request_not_found",
     "name": "job_not_found",
+    "period": "period_not_found",
     "meter": "meter_not_found",
     "rate_card": "rate_card_not_found",
     "purchase_id": "purchase_not_found",

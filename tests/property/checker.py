@@ -34,6 +34,11 @@ MOVES: dict[str, set[tuple[str, str]]] = {
     "release": {("wallet", "expired")},
     "dispute": {("disputed", "cash"), ("cash", "disputed")},
     "fee": {("fees", "cash"), ("cash", "fees")},
+    "recognition": {
+        pair
+        for account in ("revenue", "breakage_revenue", "cash")
+        for pair in (("deferred_revenue", account), (account, "deferred_revenue"))
+    },
 }
 """Kind of journal → the (debit, credit) pairs it may move."""
 
