@@ -165,6 +165,10 @@ def _check_purchases(books: Books, balances: Counter[tuple[str, str]]) -> None:
             if lot.written_off:
                 assert lot.lapsed == lot.expired
         assert 0 <= purchase.deferred_returned <= purchase.cost
+        lots = {lot.lot_no for lot in lots_of(books, purchase)}
+        earned = sum(
+            part.revenue + part.breakage for part in books.recognised if part.lot_no in lots
+        )
         assert purchase.refunds >= 0
         out = funds.refunded + funds.lost + funds.disputed + funds.fees
         for name, amount in (
@@ -173,7 +177,7 @@ def _check_purchases(books: Books, balances: Counter[tuple[str, str]]) -> None:
             ("disputed", -funds.disputed),
             ("refunds", -purchase.refunds),
             ("tax", purchase.tax - purchase.tax_returned),
-            ("deferred_revenue", purchase.cost - purchase.deferred_returned),
+            ("deferred_revenue", purchase.cost - purchase.deferred_returned - earned),
         ):
             money[purchase.terms.currency, name] += amount
     for place, amount in money.items():
