@@ -22,6 +22,7 @@ from ledger.requests import (
     MovePurchase,
     Notes,
     OpenPurchase,
+    Recognise,
     Recurrence,
     Request,
     Reserve,
@@ -232,6 +233,13 @@ class Player:
         status, body = await self.send(FreezePurchase(customer_no=self.no, **what))
         assert status == 200, body
         return body
+
+    async def recognise(self) -> None:
+        """Post the money halves of all that left paid lots."""
+        while not (await self.send(Recognise(customer_no=self.no, operation="recognise")))[1][
+            "is_done"
+        ]:
+            pass
 
     async def settle(self) -> None:
         """Post what time has done."""
