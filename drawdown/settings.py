@@ -4,15 +4,16 @@ An empty variable counts as not set. A secret may be in a file instead: NAME_FIL
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from drawdown import setting_values
+from drawdown.setting_about import About, about, about_database
 from drawdown.setting_values import MASK, Address, RateLimit, SignupGrant
 
 PREFIX: Final = "DRAWDOWN_"
@@ -37,36 +38,6 @@ class SettingsError(Exception):
         self.errors = errors
 
 
-class About(Struct, frozen=True):
-    """What a setting means to people, and how its text is read if msgspec alone can not."""
-
-    doc: str
-    unit: str
-    bounds: str = ""
-    read: Callable[[str], object] | None = None
-    is_secret: bool = False
-    mask: Callable[[str], str] | None = None
-    """What of a secret may be shown; None: nothing."""
-
-
-def _about(
-    doc: str,
-    unit: str,
-    *,
-    ge: int | None = None,
-    le: int | None = None,
-    bounds: str = "",
-    read: Callable[[str], object] | None = None,
-    is_secret: bool = False,
-    mask: Callable[[str], str] | None = None,
-) -> Meta:
-    """The annotation of a setting; its bounds are told to people and to msgspec from one place."""
-    if ge is not None and le is not None:
-        bounds = f"{ge} to {le}"
-    about = About(doc, unit, bounds, read, is_secret, mask)
-    return Meta(ge=ge, le=le, extra={"about": about})
-
-
 def _environment_name(field: str) -> str:
     return ("" if field.startswith(UNPREFIXED) else PREFIX) + field.upper()
 
@@ -76,29 +47,21 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
 
     database_url: Annotated[
         str | None,
-        _about(
-            "PostgreSQL as the service's role. Not set: `up` runs the embedded one.",
-            "URL",
-            bounds="`postgresql://user:password@host:5432/name`",
-            read=setting_values.read_database_url,
-            is_secret=True,
-            mask=setting_values.mask_database_url,
-        ),
+        about_database("PostgreSQL as the service's role. Not set: `up` runs the embedded one."),
     ] = None
     owner_database_url: Annotated[
         str | None,
-        _about(
-            "PostgreSQL as the owner of the schema, for migrations. Not set: `DATABASE_URL`.",
-            "URL",
-            bounds="`postgresql://user:password@host:5432/name`",
-            read=setting_values.read_database_url,
-            is_secret=True,
-            mask=setting_values.mask_database_url,
+        about_database(
+            "PostgreSQL as the owner of the schema, for migrations. Not set: `DATABASE_URL`."
         ),
+    ] = None
+    reports_database_url: Annotated[
+        str | None,
+        about_database("A copy of it that reports are read from. Not set: the database itself."),
     ] = None
     stripe_secret_key: Annotated[
         str | None,
-        _about(
+        about(
             "Stripe's secret key, or a restricted one. Not set: nothing is sold. Its first use "
             "fixes the mode of the books. A sandbox ignores it.",
             "key",
@@ -110,7 +73,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     stripe_publishable_key: Annotated[
         str | None,
-        _about(
+        about(
             "Stripe's key for browsers, of the same mode: forms in your own pages need it.",
             "key",
             bounds="`pk_test_…` or `pk_live_…`",
@@ -119,7 +82,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     stripe_webhook_secret: Annotated[
         tuple[str, ...],
-        _about(
+        about(
             "What Stripe signs its webhooks with. Several while they are exchanged: any is right.",
             "secrets",
             bounds="`whsec_…`, comma separated",
@@ -129,7 +92,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = ()
     stripe_api_base: Annotated[
         str | None,
-        _about(
+        about(
             "Where Stripe is, for a proxy or a stand-in; with test keys only. Not set: Stripe "
             "itself.",
             "URL",
@@ -138,11 +101,11 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
         ),
     ] = None
     db_pool_max: Annotated[
-        int, _about("Most connections of one process.", "connections", ge=2, le=100)
+        int, about("Most connections of one process.", "connections", ge=2, le=100)
     ] = 10
     create_customers: Annotated[
         bool,
-        _about(
+        about(
             "Reserve, consume, grant and events create an unknown customer.",
             "switch",
             bounds="true or false",
@@ -150,7 +113,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = False
     signup_grant: Annotated[
         SignupGrant | None,
-        _about(
+        about(
             "Promotional credits given once to each new customer.",
             "JSON",
             bounds='`{"amount": "100", "expires_in": seconds, "priority": 0 to 100}`, '
@@ -160,7 +123,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     clawback: Annotated[
         Literal["owe", "zero"],
-        _about(
+        about(
             "What becomes of bought credits that were spent when their money goes back: "
             "a debt, or a write-off.",
             "policy",
@@ -169,7 +132,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = "owe"
     freeze_on_fraud_warning: Annotated[
         bool,
-        _about(
+        about(
             "An early fraud warning freezes what is left of its purchase.",
             "switch",
             bounds="true or false",
@@ -177,7 +140,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = False
     past_due_grace_seconds: Annotated[
         int,
-        _about(
+        about(
             "How long a subscription whose renewal is not paid still gives access, from the start "
             "of the period.",
             "seconds",
@@ -187,7 +150,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = 0
     hold_lifetime_max: Annotated[
         int,
-        _about(
+        about(
             "Longest life of a hold, extensions included.",
             "seconds",
             ge=1,
@@ -196,7 +159,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = LIFETIME_SECONDS_MAX
     queue_max: Annotated[
         int,
-        _about(
+        about(
             "Most requests waiting for the books in one process; beyond it 503 `queue_full`.",
             "requests",
             ge=1,
@@ -206,7 +169,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     # Its bound and that of the drain add up to less than the 30 s in which a process must stop.
     queue_seconds_max: Annotated[
         int,
-        _about(
+        about(
             "Longest wait of one request for the books; beyond it 503 `queue_full`.",
             "seconds",
             ge=1,
@@ -215,11 +178,11 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = 5
     drain_seconds: Annotated[
         int,
-        _about("How long a stopping process goes on accepting requests.", "seconds", ge=0, le=20),
+        about("How long a stopping process goes on accepting requests.", "seconds", ge=0, le=20),
     ] = 5
     rate_limit: Annotated[
         RateLimit | None,
-        _about(
+        about(
             "Most requests in a window, per key and process; beyond it 429.",
             "requests/seconds",
             bounds="such as `100/60`; `off`: no limit",
@@ -228,7 +191,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     cors_origins: Annotated[
         tuple[str, ...],
-        _about(
+        about(
             "Origins whose pages may read the API (GET only).",
             "origins",
             bounds="comma separated, such as `https://app.example.com`",
@@ -237,7 +200,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = ()
     metrics_bind: Annotated[
         Address | None,
-        _about(
+        about(
             "Where `/metrics` is served alone. Not set: on the main port.",
             "host:port",
             bounds="such as `127.0.0.1:9102`",
@@ -246,7 +209,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     embedded_user: Annotated[
         str | None,
-        _about(
+        about(
             "System user that runs the embedded PostgreSQL when drawdown is root. "
             "Not set: `postgres`, `drawdown` or `nobody`.",
             "user name",
@@ -255,7 +218,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     event_retention_days: Annotated[
         int,
-        _about(
+        about(
             "How long raw events are kept after the end of their month. What meters counted of "
             "them stays.",
             "days",
@@ -265,7 +228,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = 400
     late_grace_seconds: Annotated[
         int,
-        _about(
+        about(
             "How long after its end a window of a meter is priced that is priced once: events "
             "arrive late.",
             "seconds",
@@ -275,7 +238,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = 300
     books_time_zone: Annotated[
         ZoneInfo,
-        _about(
+        about(
             "Time zone of the accounting day.",
             "IANA name",
             bounds="such as `Europe/Berlin`",
@@ -284,7 +247,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = ZoneInfo("UTC")
     api_key: Annotated[
         str | None,
-        _about(
+        about(
             "API key that `drawdown replay` sends.",
             "key",
             bounds="as `drawdown keys create` printed it",
@@ -293,7 +256,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     traces: Annotated[
         str | None,
-        _about(
+        about(
             "Folder of the two traces that `drawdown demo` replays. "
             "Not set: `shared/data` beside the clone, else the samples that come with drawdown.",
             "folder",
@@ -302,7 +265,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        _about("Least severity that is logged.", "level", bounds="debug, info, warning or error"),
+        about("Least severity that is logged.", "level", bounds="debug, info, warning or error"),
     ] = "info"
 
 

@@ -41,7 +41,7 @@ from ledger import customers
 from ledger.customers import Installation
 from meter.app import create_app
 from meter.server import App, Server
-from meter.service import Config, Service
+from meter.service import REPORTS_AT_ONCE_MAX, Config, Service
 from meter.stripe_port import StripeConfig
 from sql.migrate import differing_role_settings
 from sql.pool import Pool, check_server, open_pool, transaction
@@ -159,7 +159,7 @@ async def _start(plan: Plan, settings: Settings, stack: AsyncExitStack) -> Proce
         stand_in = await stack.enter_async_context(open_stand_in(pool, plan.data))
         stripe = stand_in.config()
     config = config_of(settings, installation, stripe)
-    service = await stack.enter_async_context(_service(pool, config))
+    service = await stack.enter_async_context(_service(pool, config, settings.reports_database_url))
     service.companion = stand_in
     runner = Runner(service, TIMETABLE)
     service.jobs = runner
@@ -232,14 +232,20 @@ async def open_service(
         stripe = await fixed_account(pool, settings, installation)
         if installation.mode == "sandbox" and data is not None:
             stripe = stand_in_beside(data, database.dsn)
-        async with _service(pool, config_of(settings, installation, stripe)) as service:
+        config = config_of(settings, installation, stripe)
+        async with _service(pool, config, settings.reports_database_url) as service:
             yield service
 
 
 @asynccontextmanager
-async def _service(pool: Pool, config: Config) -> AsyncGenerator[Service]:
-    """The books, ready for requests."""
+async def _service(pool: Pool, config: Config, reports_dsn: str | None) -> AsyncGenerator[Service]:
+    """The books, ready for requests. `reports_dsn`: a copy of the database, for reports."""
     service = await Service.start(pool, config)
+    if reports_dsn is not None:
+        # Not eager: without the copy there are no reports, and everything else goes on.
+        service.reports_pool = await open_pool(
+            reports_dsn, size=REPORTS_AT_ONCE_MAX, statement_cache=0, is_eager=False
+        )
     gateway = None if config.stripe is None else Gateway(config.stripe)
     service.stripe = gateway
     collect_less()
@@ -248,6 +254,8 @@ async def _service(pool: Pool, config: Config) -> AsyncGenerator[Service]:
     finally:
         if gateway is not None:
             await gateway.close()
+        if service.reports_pool is not pool:
+            service.reports_pool.terminate()
         try:
             await asyncio.wait_for(service.close(), CLOSE_SECONDS_MAX + ANSWER_SECONDS_MAX)
         except TimeoutError:

@@ -91,6 +91,9 @@ CODES: Final[Mapping[str, Code]] = {
         (404,), "API key not found", "No API key has this id.", "See `GET /v1/keys`."
     ),
     "job_not_found": Code((404,), "Job not found", "No job has this name.", "See `GET /v1/jobs`."),
+    "report_not_found": Code(
+        (404,), "Report not found", "There is no report of this name.", "The detail names them all."
+    ),
     "period_not_found": Code(
         (404,),
         "Period not found",

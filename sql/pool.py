@@ -84,12 +84,15 @@ async def connect(dsn: str, *, statement_cache: int = 0) -> Connection:
         raise _unreachable(error) from error
 
 
-async def open_pool(dsn: str, *, size: int, statement_cache: int | None = None) -> Pool:
+async def open_pool(
+    dsn: str, *, size: int, statement_cache: int | None = None, is_eager: bool = True
+) -> Pool:
     """A pool of at most `size` connections that heals by itself after the server was away.
 
     `statement_cache`: prepared statements kept by each connection. 0 behind a pooler in
-    transaction mode; None finds out whether there is one. Raises DatabaseUnavailable if the
-    server can't be reached, and asyncpg's own errors for a wrong password or database name.
+    transaction mode; None finds out whether there is one. Unless told not to be eager it raises
+    DatabaseUnavailable if the server can't be reached, and asyncpg's own errors for a wrong
+    password or database name.
     """
     if statement_cache is None:
         statement_cache = 0 if await behind_pooler(dsn) else STATEMENT_CACHE
@@ -98,7 +101,7 @@ async def open_pool(dsn: str, *, size: int, statement_cache: int | None = None) 
             dsn,
             # One at once, to hear of a wrong login now. No floor: keeping one would only
             # fill the log with failures while the server is away.
-            init_size=1,
+            init_size=1 if is_eager else 0,
             min_size=0,
             max_size=size,
             max_queries=QUERIES_PER_CONNECTION_MAX,

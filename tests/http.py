@@ -237,6 +237,7 @@ async def furnish(api: Api, customer_id: str = "acme") -> World:
         "key_id": spare.body["id"],
         "key": key,
         "code": "tokens",
+        "report": "statement",
         "meter": "tokens",
         "rate_card": "default",
         "name": "sweep",
@@ -326,7 +327,10 @@ async def session() -> AsyncGenerator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, auto_decompress=False
+        connector=connector,
+        timeout=timeout,
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
     ) as made:
         yield made
 

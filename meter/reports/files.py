@@ -88,7 +88,7 @@ async def _written(
             balances += batch
     async with aclosing(reports.rows(conn, report, span)) as batches:
         # Before anything is written: if it fails, the answer has not begun.
-        first = await anext(batches, [])
+        first = await anext(batches, None)
         sheet = Sheet(
             report=report,
             span=span,
@@ -102,9 +102,9 @@ async def _written(
 
 
 async def _with(
-    first: Sequence[Record], rest: AsyncIterator[Sequence[Record]]
+    first: Sequence[Record] | None, rest: AsyncIterator[Sequence[Record]]
 ) -> AsyncIterator[Sequence[Record]]:
-    if first:
+    if first is not None:
         yield first
     async for batch in rest:
         yield batch

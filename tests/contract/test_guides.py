@@ -154,3 +154,25 @@ async def test_close_guide_closes_a_month_whose_hash_can_be_kept(running: Runnin
     month, known = await asyncio.to_thread(code["close"], post, "2020-01")
     assert await asyncio.to_thread(code["unchanged"], get, {month: known})
     assert not await asyncio.to_thread(code["unchanged"], get, {month: "0" * 64})
+
+
+async def test_export_guide_reads_balances_that_add_up_to_nothing(running: Running) -> None:
+    code = code_of("export-books.md")
+    await running.api.customer("acme")
+    cost = {"amount": "10", "currency": "USD"}
+    await running.api.grant("5", category="paid", cost=cost)
+    await running.api.consume("2")
+    loop = asyncio.get_running_loop()
+
+    def get_text(path: str) -> str:
+        asked = running.api.get(path)
+        return asyncio.run_coroutine_threadsafe(asked, loop).result().raw.decode()
+
+    found = await asyncio.to_thread(code["balances"], get_text, "2000-01", "2200-01")
+    assert found == {
+        ("USD", "cash"): "10.00",
+        ("USD", "deferred_revenue"): "-10.00",
+        ("credits", "burned"): "-2.000000000",
+        ("credits", "purchased"): "5.000000000",
+        ("credits", "wallet"): "-3.000000000",
+    }

@@ -2,6 +2,7 @@
 them.
 """
 
+import asyncio
 import csv
 import gzip
 import io
@@ -21,9 +22,10 @@ import aiohttp
 import openpyxl
 import pytest
 
+from drawdown.cli import run
 from ledger.reports import REPORTS
 from meter.reports import files, workbook
-from sql.pool import Pool
+from sql.pool import Pool, open_pool
 from tests.http import Api, Running, serving
 from tests.integration.whole_books import close_the_first_month, play
 from tests.servers import Database
@@ -61,8 +63,7 @@ async def fetch(api: Api, report: str, form: str, **query: str) -> Any:
     if report == "statement":
         query = {"customer_id": await somebody(api), **query}
     glue = "".join(f"&{name}={value}" for name, value in query.items())
-    plain = {"Accept-Encoding": "identity"}
-    answer = await api.send("GET", f"/v1/reports/{report}?format={form}{glue}", headers=plain)
+    answer = await api.get(f"/v1/reports/{report}?format={form}{glue}")
     assert answer.status == 200, answer
     return answer
 
@@ -408,3 +409,45 @@ async def test_reader_that_leaves_ends_its_report(running: Running) -> None:
             assert answer.status == 200
             answer.close()
     assert (await running.api.get("/v1/reports/journal")).status == 200
+
+
+async def test_command_writes_what_the_route_answers(
+    running: Running, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.dsn)
+
+    async def export(*arguments: str) -> int:
+        return await asyncio.to_thread(run, ["export", *arguments])
+
+    file = tmp_path / "lots.csv"
+    assert await export("lots", "--output", str(file)) == 0
+    expected = (await fetch(running.api, "lots", "csv")).raw
+    assert file.read_bytes() == expected
+    assert await export("lots", "--output", str(file)) == 1, "a file is never replaced"
+    assert file.read_bytes() == expected
+    one = await somebody(running.api)
+    statement = tmp_path / "statement.json"
+    asked = ("--customer", one, "--format", "json", "--output", str(statement))
+    assert await export("statement", *asked) == 0
+    assert statement.read_bytes() == (await fetch(running.api, "statement", "json")).raw
+    failed = tmp_path / "failed"
+    for wrong in (
+        ("statement", "--customer", "nobody"),
+        ("lots", "--format", "hledger"),
+        ("journal", "--from", "2030-02", "--to", "2030-01"),
+    ):
+        assert await export(*wrong, "--output", str(failed)) == 1
+        assert not failed.exists(), "a file that could not be finished is removed"
+
+
+async def test_reports_can_be_read_from_a_copy_and_do_without_it(
+    running: Running, database: Database
+) -> None:
+    before = (await fetch(running.api, "journal", "csv")).raw
+    copy = await open_pool(database.owner_dsn, size=1, statement_cache=0, is_eager=False)
+    running.service.reports_pool = copy
+    assert (await fetch(running.api, "journal", "csv")).raw == before
+    copy.terminate()
+    answer = await running.api.get("/v1/reports/journal")
+    assert (answer.status, answer.code) == (503, "database_unavailable")
+    assert (await running.api.get("/v1/customers")).status == 200

@@ -13,6 +13,7 @@ URL = "postgresql://app:hunter2@db.internal:5432/books"
 GOOD = {
     "DATABASE_URL": URL,
     "DRAWDOWN_OWNER_DATABASE_URL": "postgres://owner@/books?host=/run/postgresql",
+    "DRAWDOWN_REPORTS_DATABASE_URL": "postgresql://reader@copy.internal/books",
     "STRIPE_SECRET_KEY": "rk_live_hunter2",
     "STRIPE_PUBLISHABLE_KEY": "pk_live_51abc",
     "STRIPE_WEBHOOK_SECRET": "whsec_hunter2, whsec_hunter2again",
@@ -55,6 +56,7 @@ def test_load_all_set_reads_every_setting() -> None:
     assert load(GOOD) == Settings(
         database_url=URL,
         owner_database_url="postgres://owner@/books?host=/run/postgresql",
+        reports_database_url="postgresql://reader@copy.internal/books",
         stripe_secret_key="rk_live_hunter2",
         stripe_publishable_key="pk_live_51abc",
         stripe_webhook_secret=("whsec_hunter2", "whsec_hunter2again"),
