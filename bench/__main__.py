@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable
 
-from bench import direct, events, http, latency, priced, reports
+from bench import direct, events, export, http, latency, priced, reports
 from bench.gate import Gate
 from bench.place import Place, place
 
@@ -28,6 +28,7 @@ MEASURES: dict[str, Measure] = {
     "priced": priced.measure,
     "usage": events.usage,
     "reports": reports.prepared,
+    "export": export.measure,
 }
 
 
