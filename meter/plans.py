@@ -19,6 +19,8 @@ from sql.pool import Connection, transaction
 Period = Literal["month", "year"]
 UpgradeCredits = Literal["renewal", "full"]
 MONTHS: Final[Mapping[Period, int]] = {"month": 1, "year": 12}
+BILLABLE: Final = frozenset({"sum", "count"})
+"""Aggregations whose hours add up to the period, as a sum at Stripe does."""
 TRIAL_DAYS_MAX: Final = 730
 """Stripe's."""
 
@@ -134,6 +136,11 @@ async def _check_meters(conn: Connection, metered: Iterable[Metered]) -> None:
         words = None
         if meter is None:
             words = "There is no meter of this key: PUT /v1/meters/{key} makes one."
+        elif meter.aggregation not in BILLABLE:
+            words = (
+                f"Stripe adds up what it is told, and {meter.aggregation} does not add up: a plan "
+                "bills meters of sum and count."
+            )
         elif meter.charge != "none":
             words = (
                 f"Usage of this meter is charged in credits (charge: {meter.charge}): a plan can't "
