@@ -22,6 +22,8 @@ BURST_SECONDS: Final = 1.0
 WAIT_SECONDS_MAX: Final = 5.0
 """For a turn: whoever would wait for longer is refused at once, and comes again."""
 PAUSE_SECONDS_FIRST: Final = 0.5
+PAUSE_SECONDS_UNTOLD_MAX: Final = 2.0
+"""Where Stripe does not say how long: shorter than a turn is waited for."""
 PAUSE_SECONDS_MAX: Final = 60.0
 OF_ONE_OBJECT: Final = "resource-specific"
 """Why a call was refused: its object is called too often, and others may go on."""
@@ -40,6 +42,8 @@ class Pace:
         self._full_at = 0.0
         """When all that was taken will have been a turn each, evenly apart."""
         self._refusals = 0
+        self._over = 0.0
+        """When the last pause ends."""
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
@@ -69,9 +73,12 @@ class Pace:
         if after is None and reason in (None, OF_ONE_OBJECT):  # an object is locked, or busy
             return
         if after is not None and after.isdecimal():
-            pause = float(after)
+            pause = min(float(after), PAUSE_SECONDS_MAX)
+        elif now < self._over:
+            return  # of calls that were under way when the pause began
         else:
-            pause = PAUSE_SECONDS_FIRST * 2 ** min(self._refusals, 10) * random.uniform(0.5, 1)
-        self._refusals += 1
-        over = now + min(pause, PAUSE_SECONDS_MAX)
-        self._full_at = max(self._full_at, over + BURST_SECONDS)
+            longest = min(PAUSE_SECONDS_UNTOLD_MAX, PAUSE_SECONDS_FIRST * 2**self._refusals)
+            pause = longest * random.uniform(0.5, 1)
+        self._refusals = min(self._refusals + 1, 10)
+        self._over = max(self._over, now + pause)
+        self._full_at = max(self._full_at, self._over + BURST_SECONDS)

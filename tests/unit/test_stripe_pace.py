@@ -37,11 +37,18 @@ def test_refusals_in_a_row_stop_for_longer_and_an_answer_ends_that() -> None:
         return pace.take(now)
 
     pace, now = Pace(1000), 100.0
-    for low, high in ((0.25, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 4.0)):
+    for low, high in ((0.25, 0.5), (0.5, 1.0), (1.0, 2.0), (1.0, 2.0)):
         assert low <= pause_of(pace, now) <= high
         now += 100
     pace.answered(200, {}, now)
     assert pause_of(pace, now) <= 0.5
+
+
+def test_refusals_of_calls_that_were_under_way_count_once() -> None:
+    pace = Pace(1000)
+    for _ in range(20):
+        pace.answered(429, RATED, 100.0)
+    assert pace.take(100.0) <= 0.5
 
 
 def test_pause_has_an_end_whatever_is_said() -> None:
