@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "config": "drawdown.commands.config:config",
     "verify": "drawdown.commands.verify:verify",
     "close": "drawdown.commands.close:close",
+    "export": "drawdown.commands.export:export",
     "demo": "drawdown.commands.demo:demo",
     "replay": "drawdown.commands.replay:replay",
     "rate-cards": "drawdown.commands.rate_cards:rate_cards",

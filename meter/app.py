@@ -1,6 +1,7 @@
 """The application: every route, behind Litestar, with the hot path in front of it."""
 
 import re
+from collections.abc import AsyncGenerator
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -11,6 +12,7 @@ from litestar.exceptions import (
     MethodNotAllowedException,
     NotFoundException,
 )
+from litestar.response import Stream
 
 from meter.edge import INTERNAL, App, Edge, Receive, Scope, Send
 from meter.http import ROUTES
@@ -41,7 +43,7 @@ def _handler(route: Route) -> Any:
     """An ordinary Litestar handler over a route."""
     pattern = _pattern(route)
 
-    async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def handle(request: Request[Any, Any, Any]) -> Response[Any]:
         scope = cast("Scope", request.scope)
         edge: Edge = scope["drawdown"][0]
         ids = _ids(pattern, scope["raw_path"].decode("latin-1"))
@@ -96,15 +98,31 @@ def _pattern(route: Route) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{\w+\\}", "([^/]+)", path))
 
 
-def _response(reply: Reply) -> Response[bytes]:
+def _response(reply: Reply) -> Response[Any]:
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     media_type = headers.pop("content-type", "application/json")
+    if reply.stream is not None:
+        return Stream(
+            _whole(reply.body, reply.stream),
+            status_code=reply.status,
+            headers=headers,
+            media_type=media_type,
+        )
     return Response(
         content=reply.body, status_code=reply.status, headers=headers, media_type=media_type
     )
 
 
-def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+async def _whole(body: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    try:
+        yield body
+        async for part in rest:
+            yield part
+    finally:
+        await rest.aclose()
+
+
+def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """What the framework refuses by itself: no such path, no such method."""
     scope = cast("Scope", request.scope)
     request_id: str = scope["drawdown"][1]

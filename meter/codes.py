@@ -141,6 +141,12 @@ CODES: Final[Mapping[str, Code]] = {
         "The body is over the limit: 1 MiB, for batch and events 10 MiB.",
         "Send less at a time.",
     ),
+    "not_acceptable": Code(
+        (406,),
+        "Not acceptable",
+        "Nothing that `Accept` names can be given here.",
+        "The detail names what can.",
+    ),
     "unsupported_media_type": Code(
         (415,),
         "Unsupported media type",

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import structlog
+from msgspec.structs import replace
 
 from meter import parse
 from meter.auth import Key
@@ -181,11 +182,11 @@ class Edge:
                 idempotency_key=_key(route, headers),
                 request_id=request_id,
                 trace_id=trace.trace_id,
+                headers=headers,
             )
             if route.body is not None:
                 call.raw = await _read(route, receive, headers)
                 if route.reads_body:
-                    call.headers = headers
                     call.raw = await _inflated(route, call.raw, headers)
                 else:
                     call.body = await _parse(call.raw or b"{}", route.items)
@@ -200,7 +201,7 @@ class Edge:
             log.error("request_failed", exc_info=error, request_id=request_id, route=route.path)
             reply = _problem(INTERNAL, request_id)
         if limits:
-            return Reply(reply.status, reply.body, (*reply.headers, *limits), reply.code)
+            return replace(reply, headers=(*reply.headers, *limits))
         return reply
 
 

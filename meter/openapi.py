@@ -257,6 +257,11 @@ def _responses(route: Route, schema_of: dict[int, dict[str, Any]]) -> dict[str, 
             described["content"] = {"text/html": {"schema": {"type": "string"}}}
         elif route.path == "/metrics":
             described["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        elif route.produces:
+            described["content"] = {
+                media: {"schema": {"type": "object"} if media == "application/json" else {}}
+                for media in route.produces
+            }
         else:
             described["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = described

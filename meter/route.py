@@ -1,6 +1,6 @@
 """A route and one call of it: what every handler gets, and what it gives back."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
@@ -16,13 +16,15 @@ BATCH_BODY_MAX: Final = 10 * 1024 * 1024
 
 
 class Reply(Struct, frozen=True):
-    """An answer as bytes: always JSON, a problem if `status` is 4xx or 5xx."""
+    """An answer as bytes: JSON unless a header says otherwise, a problem if it is 4xx or 5xx."""
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
     code: str | None = None
     """The problem code of a refusal, for counting."""
+    stream: AsyncGenerator[bytes] | None = None
+    """What follows `body`, if it is too long to be held."""
 
 
 class Call(Struct, eq=False):
@@ -39,7 +41,6 @@ class Call(Struct, eq=False):
     trace_id: str | None
     body: Body | None = None
     headers: Mapping[bytes, bytes] = {}
-    """Given to routes that read their body themselves."""
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -80,6 +81,8 @@ class Route(Struct, frozen=True, kw_only=True):
     """The handler reads `raw` itself, by the headers: of any content type, and maybe gzipped."""
     media: tuple[str, ...] = ()
     """Further content types of the body, for the reference."""
+    produces: tuple[str, ...] = ()
+    """Content types of a 200 that is a file, for the reference."""
     items: str | None = None
     """Pointer of a list in the body whose items are judged one by one."""
     example: dict[str, Any] | None = None

@@ -53,6 +53,9 @@ LISTING_JOB: Final = "stripe_sweep"
 LISTED_EVERY: Final = timedelta(minutes=10)
 """How often that one reads Stripe's lists; the others go with every instant."""
 
+REPORTS_AT_ONCE_MAX: Final = 2
+"""Of one process: each holds a connection and a snapshot for as long as its reader takes."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -117,6 +120,9 @@ class Service:
         self, pool: Pool, config: Config, installation: Installation, metrics: Metrics
     ) -> None:
         self.pool, self.config, self.installation = pool, config, installation
+        self.reports_pool = pool
+        """Where reports are read: the composition may put a copy of the database in."""
+        self.report_slots = asyncio.Semaphore(REPORTS_AT_ONCE_MAX)
         self.metrics = metrics
         self.jobs: JobsPort | None = None
         self.stripe: StripePort | None = None
