@@ -28,6 +28,7 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
 """Known names that the service itself does not read, with their doc lines."""
 
 Source = Literal["default", "environment", "file"]
+SWITCH = "true or false"
 
 
 class SettingsError(Exception):
@@ -108,7 +109,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
         about(
             "Reserve, consume, grant and events create an unknown customer.",
             "switch",
-            bounds="true or false",
+            bounds=SWITCH,
         ),
     ] = False
     signup_grant: Annotated[
@@ -132,11 +133,7 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
     ] = "owe"
     freeze_on_fraud_warning: Annotated[
         bool,
-        about(
-            "An early fraud warning freezes what is left of its purchase.",
-            "switch",
-            bounds="true or false",
-        ),
+        about("A fraud warning freezes what is left of its purchase.", "switch", bounds=SWITCH),
     ] = False
     past_due_grace_seconds: Annotated[
         int,
@@ -148,6 +145,10 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             le=7_776_000,
         ),
     ] = 0
+    portal_cancel: Annotated[
+        bool,
+        about("Customers may end a subscription on Stripe's page.", "switch", bounds=SWITCH),
+    ] = True
     hold_lifetime_max: Annotated[
         int,
         about(

@@ -328,6 +328,7 @@ def config_of(
         signup_priority=50 if grant is None else grant.priority,
         clawback=settings.clawback,
         freeze_on_fraud_warning=settings.freeze_on_fraud_warning,
+        portal_cancel=settings.portal_cancel,
         past_due_grace=timedelta(seconds=settings.past_due_grace_seconds),
         hold_lifetime_max=timedelta(seconds=settings.hold_lifetime_max),
         event_retention=timedelta(days=settings.event_retention_days),

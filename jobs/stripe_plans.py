@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import structs
 
 from jobs.stripe_apply import Foreign, decisions
+from jobs.stripe_shares import shares_of
 from ledger import load_purchases
 from ledger.bought import Terms
 from ledger.ids import parse_id
@@ -14,7 +14,7 @@ from ledger.requests import CreditPurchase, OpenPurchase
 from meter import plan_items, plans, subscriptions
 from meter.plan_lines import Allotment, allotments
 from meter.service import Service
-from meter.stripe_port import InvoiceState, Payment, SubscriptionState
+from meter.stripe_port import InvoiceState, SubscriptionState
 from meter.subscriptions import ENDED
 from sql import queries
 from sql.pool import Connection
@@ -59,6 +59,7 @@ async def apply_invoice(
     periods = {row["expires_at"]: row["effective_at"] for row in rows}
     given = allotments(invoice, state, known, periods)
     ordered = _ordered(service, state)
+    owners: list[PurchaseRef] = []
     for one in given:
         request = OpenPurchase(
             customer_no=customer_no,
@@ -71,16 +72,39 @@ async def apply_invoice(
         result = await service.decide_in(conn, request)
         named = parse_id("pur", msgspec.json.decode(result.body, type=_Named).id)
         assert named is not None, "the books name it so"
-        owner = PurchaseRef(*named)
-        if len(given) == 1:
-            for payment in invoice.payments:
-                for object_id in payment.object_ids:
-                    await load_purchases.link(conn, object_id, owner)
-        fraud = service.config.freeze_on_fraud_warning
-        for asked in decisions(owner, share_of(invoice, one), freezes_fraud=fraud):
+        owners.append(PurchaseRef(*named))
+    await _link(conn, invoice, owners)
+    shares = shares_of(invoice, given, await _asked(conn, invoice, owners))
+    fraud = service.config.freeze_on_fraud_warning
+    for owner, share in zip(owners, shares, strict=True):
+        for asked in decisions(owner, share, freezes_fraud=fraud):
             done = await service.decide_in(conn, asked)
             if isinstance(asked, CreditPurchase) and not _is_credited(done.body):
                 break  # parked: a person decides first
+
+
+async def _link(conn: Connection, invoice: InvoiceState, owners: Sequence[PurchaseRef]) -> None:
+    """What has paid an invoice belongs to its purchase; of several, to their invoice."""
+    objects = [name for payment in invoice.payments for name in payment.object_ids]
+    for name in objects if owners else ():
+        if len(owners) == 1:
+            await load_purchases.link(conn, name, owners[0])
+        else:
+            place = owners[0].customer_no, invoice.invoice_id
+            await conn.execute(queries.invoice_intent_link, *place, name)
+
+
+async def _asked(
+    conn: Connection, invoice: InvoiceState, owners: Sequence[PurchaseRef]
+) -> dict[str, int]:
+    """Which purchase each refund of ours was asked for."""
+    asked: dict[str, int] = {}
+    for refund in (refund for paid in invoice.payments for refund in paid.refunds):
+        row = await conn.fetchrow(queries.stripe_call_owner, refund.call)
+        owner = None if row is None else PurchaseRef(row["customer_no"], row["purchase_no"])
+        if owner in owners:
+            asked[refund.call or ""] = owners.index(owner)
+    return asked
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -115,35 +139,4 @@ def _terms(one: Allotment, invoice: InvoiceState) -> Terms:
         expires_at=one.ends,
         invoice_id=invoice.invoice_id,
         line_id=one.line_id,
-    )
-
-
-def share_of(invoice: InvoiceState, one: Allotment) -> Payment:
-    """The money of one purchase of an invoice, as if it had been paid alone."""
-
-    def part(amount: int) -> int:
-        """Rounded down; all of it where the invoice has nothing else."""
-        return 0 if invoice.amount_paid == 0 else amount * one.captured // invoice.amount_paid
-
-    refunds = [refund for paid in invoice.payments for refund in paid.refunds]
-    disputes = [dispute for paid in invoice.payments for dispute in paid.disputes]
-    return Payment(
-        object_ids=(),
-        marks={},
-        status="paid",
-        currency=invoice.currency,
-        captured=one.captured,
-        tax=one.tax,
-        fee=part(sum(paid.fee for paid in invoice.payments)),
-        refunds=tuple(structs.replace(refund, amount=part(refund.amount)) for refund in refunds),
-        disputes=tuple(
-            structs.replace(
-                dispute,
-                amount=part(dispute.amount),
-                withdrawn=part(dispute.withdrawn),
-                fee=part(dispute.fee),
-            )
-            for dispute in disputes
-        ),
-        is_suspected=any(paid.is_suspected for paid in invoice.payments),
     )

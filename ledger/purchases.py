@@ -261,7 +261,8 @@ def _give(
     """A grant with its lot; the money half stands in the journal of what was paid for."""
     terms, is_paid = purchase.terms, category == "paid"
     starts = terms.effective_at or now
-    journal = begin(*(books, settings, "grant"), effective_at=starts, now=now, origin="purchase")
+    paid_at = min(starts, now)  # a later month of a year that is paid: its money is here
+    journal = begin(*(books, settings, "grant"), effective_at=paid_at, now=now, origin="purchase")
     given = Grant(
         grant_no=books.take_no(),
         asset=terms.asset,

@@ -43,8 +43,10 @@ def terms_of(plan: Plan, quantity: int, *, has_trial: bool) -> Terms | None:
             "Stripe takes payments of up to eight digits: order fewer seats.",
             pointer="/quantity",
         )
-    credits = plan.trial_credits if has_trial and plan.trial_credits else plan.credits
-    if credits * quantity > AMOUNT_MAX:
+    credits = plan.credits_for(quantity)
+    if has_trial and plan.trial_credits:
+        credits = plan.trial_credits * quantity
+    if credits > AMOUNT_MAX:
         raise ProblemError(
             422,
             "amount_out_of_range",
@@ -57,7 +59,7 @@ def terms_of(plan: Plan, quantity: int, *, has_trial: bool) -> Terms | None:
         kind="plan",
         product=plan.product,
         asset=plan.asset,
-        credits=credits * quantity,
+        credits=credits,
         currency=plan.currency,
         amount=plan.amount * quantity,
         quantity=quantity,

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import groupby
-from typing import Final
+from itertools import groupby, pairwise
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ledger.amounts import half_even
 from ledger.calendar import add_intervals
-from meter.plans import Period, Plan
+from meter.plans import MONTHS, Period, Plan
 from meter.stripe_port import InvoiceLine, InvoiceState, SubscriptionState
-
-MONTHS: Final[Mapping[Period, int]] = {"month": 1, "year": 12}
 
 
 class MissingPeriod(Exception):
@@ -23,6 +20,7 @@ class Allotment(Struct, frozen=True, kw_only=True):
     """Credits that a line pays for, in [starts, ends)."""
 
     line_id: str
+    """Of a month of a line, with `#` and its number in the year."""
     plan: Plan
     quantity: int
     credits: int
@@ -32,6 +30,11 @@ class Allotment(Struct, frozen=True, kw_only=True):
     tax: int
     starts: datetime
     ends: datetime
+
+    @property
+    def line(self) -> str:
+        """The line that it is, or a month of."""
+        return self.line_id.partition("#")[0]
 
 
 def allotments(
@@ -45,8 +48,9 @@ def allotments(
     A line of a whole period gives the version's credits for each seat; one of a trial only those of
     the trial; the lines of one change together what the new price gives more than the old one in
     what was left of the period, and nothing where it gives less. What was paid is shared among all
-    lines that cost something: credit for unused time lowers what the others have cost. `periods`:
-    when those began, by their ends, that the subscription may have left since.
+    lines that cost something: credit for unused time lowers what the others have cost. Where the
+    plan gives credits month by month each month is given apart, in order. `periods`: when those
+    began, by their ends, that the subscription may have left since.
     """
     shares = _shares(invoice)
     found: list[Allotment] = []
@@ -58,25 +62,24 @@ def allotments(
         if line.is_proration:
             changes.append(line)
             continue
-        given = plan.credits if not _is_trial(line, subscription) else plan.trial_credits
-        found.append(
-            Allotment(
-                line_id=line.line_id,
-                plan=plan,
-                quantity=max(1, line.quantity),
-                credits=given * line.quantity,
-                listed=line.amount,
-                captured=shares[line.line_id][0],
-                tax=shares[line.line_id][1],
-                starts=line.starts,
-                ends=line.ends,
-            )
+        is_trial = _is_trial(line, subscription)
+        whole = Allotment(
+            line_id=line.line_id,
+            plan=plan,
+            quantity=max(1, line.quantity),
+            credits=plan.trial_credits * line.quantity
+            if is_trial
+            else plan.credits_for(line.quantity),
+            listed=line.amount,
+            captured=shares[line.line_id][0],
+            tax=shares[line.line_id][1],
+            starts=line.starts,
+            ends=line.ends,
         )
+        found.extend([whole] if is_trial else _by_month(whole, line.starts))
     changes.sort(key=_period)
     for _, group in groupby(changes, key=_period):
-        change = _of_change(list(group), subscription, plans, periods, shares)
-        if change is not None:
-            found.append(change)
+        found.extend(_of_change(list(group), subscription, plans, periods, shares))
     return [one for one in found if one.credits > 0 and one.starts < one.ends]
 
 
@@ -98,18 +101,18 @@ def _of_change(
     plans: Mapping[str, Plan],
     periods: Mapping[datetime, datetime],
     shares: Mapping[str, tuple[int, int]],
-) -> Allotment | None:
-    """What one change gives; None: nothing, it is a downgrade or only credit for unused time."""
+) -> list[Allotment]:
+    """What one change gives: nothing, if it is a downgrade or only credit for unused time."""
     new = [line for line in lines if line.amount > 0]
     if not new:
-        return None
+        return []
     plan = plans[new[-1].price_id or ""]
     more = sum(
         plans[line.price_id or ""].credits_for(line.quantity) * (1 if line.amount > 0 else -1)
         for line in lines
     )
     starts, ends = _period(new[-1])
-    return Allotment(
+    whole = Allotment(
         line_id=new[-1].line_id,
         plan=plan,
         quantity=max(1, new[-1].quantity),
@@ -120,6 +123,60 @@ def _of_change(
         starts=starts,
         ends=ends,
     )
+    return _by_month(whole, period_start(subscription, plan.period, ends, periods))
+
+
+def _by_month(whole: Allotment, period_start: datetime) -> list[Allotment]:
+    """The months of an allotment, if its plan gives credits so; else itself.
+
+    A whole period has equal months; of a change each month has its share by time. Money goes with
+    the credits, and every sum is shared exactly.
+    """
+    plan, starts, ends = whole.plan, whole.starts, whole.ends
+    if plan.credits_every is None:
+        return [whole]
+    months = range(1, MONTHS[plan.period])
+    numbered = [(1, period_start)]
+    numbered += [(no + 1, add_intervals(period_start, "month", no)) for no in months]
+    cuts = [(no, max(at, starts)) for no, at in numbered if at < ends]
+    spans = [(no, a, b) for (no, a), (_, b) in pairwise([*cuts, (0, ends)]) if a < b]
+    by_time = [int((b - a).total_seconds()) for _, a, b in spans]
+    weights = [1] * len(spans) if starts == period_start else by_time
+    credits = split(whole.credits, weights)
+    listed = split(whole.listed, credits)
+    tax = split(whole.tax, credits)
+    net = split(whole.captured - whole.tax, credits)
+    return [
+        structs.replace(
+            whole,
+            line_id=f"{whole.line_id}#{no}",
+            credits=credits[place],
+            listed=listed[place],
+            captured=net[place] + tax[place],
+            tax=tax[place],
+            starts=a,
+            ends=b,
+        )
+        for place, (no, a, b) in enumerate(spans)
+    ]
+
+
+def split(amount: int, weights: Sequence[int]) -> list[int]:
+    """Parts in proportion to weights, rounded down as they add up: together exactly `amount`.
+
+    Without any weight it is all the first one's.
+    """
+    total = sum(weights)
+    if total == 0:
+        return [amount, *[0] * (len(weights) - 1)]
+    parts: list[int] = []
+    reached = given = 0
+    for weight in weights:
+        reached += weight
+        upto = amount * reached // total
+        parts.append(upto - given)
+        given = upto
+    return parts
 
 
 def part_of(
@@ -165,15 +222,10 @@ def period_start(
 
 def _shares(invoice: InvoiceState) -> dict[str, tuple[int, int]]:
     """What was paid for each line, and the tax in it: what was paid in all, in proportion."""
-    costs = {line.line_id: max(0, line.paid) for line in invoice.lines}
-    total, paid = sum(costs.values()), min(invoice.amount_paid, sum(costs.values()))
+    costs = [max(0, line.paid) for line in invoice.lines]
+    paid = split(min(invoice.amount_paid, sum(costs)), costs) if costs else []
     shares: dict[str, tuple[int, int]] = {}
-    reached = given = 0
-    for line in invoice.lines:
-        cost = costs[line.line_id]
-        reached += cost
-        upto = 0 if total == 0 else paid * reached // total
-        share, given = upto - given, upto
-        tax = line.tax_added + line.tax_inside
-        shares[line.line_id] = (share, 0 if cost <= 0 else half_even(max(0, tax) * share, cost))
+    for line, cost, share in zip(invoice.lines, costs, paid, strict=True):
+        tax = max(0, line.tax_added + line.tax_inside)
+        shares[line.line_id] = (share, 0 if cost == 0 else half_even(tax * share, cost))
     return shares

@@ -1,6 +1,6 @@
 """Plans: credits by subscription, in versions; and their products and prices at Stripe."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -18,6 +18,9 @@ from sql.pool import Connection, transaction
 
 Period = Literal["month", "year"]
 UpgradeCredits = Literal["renewal", "full"]
+MONTHS: Final[Mapping[Period, int]] = {"month": 1, "year": 12}
+BILLABLE: Final = frozenset({"sum", "count"})
+"""Aggregations whose hours add up to the period, as a sum at Stripe does."""
 TRIAL_DAYS_MAX: Final = 730
 """Stripe's."""
 
@@ -35,7 +38,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     period: Period
     trial_days: int | None
     credits: int
-    """For each period and seat."""
+    """For each seat, and each period or, with `credits_every`, each month of it."""
     trial_credits: int
     upgrade_credits: UpgradeCredits
     priority: int
@@ -47,6 +50,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     metadata: str
     metered: tuple[Metered, ...] = ()
     overage: Overage | None = None
+    credits_every: Literal["month"] | None = None
+    """Given month by month of a period that is longer; None: whole, at its start."""
     created_at: datetime | None = None
 
     @property
@@ -65,7 +70,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     def credits_for(self, quantity: int) -> int:
         """What a whole period gives."""
-        return self.credits * quantity
+        return self.credits * quantity * (1 if self.credits_every is None else MONTHS[self.period])
 
 
 def _read(row: Record) -> Plan:
@@ -131,6 +136,11 @@ async def _check_meters(conn: Connection, metered: Iterable[Metered]) -> None:
         words = None
         if meter is None:
             words = "There is no meter of this key: PUT /v1/meters/{key} makes one."
+        elif meter.aggregation not in BILLABLE:
+            words = (
+                f"Stripe adds up what it is told, and {meter.aggregation} does not add up: a plan "
+                "bills meters of sum and count."
+            )
         elif meter.charge != "none":
             words = (
                 f"Usage of this meter is charged in credits (charge: {meter.charge}): a plan can't "

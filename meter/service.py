@@ -83,6 +83,8 @@ class Config(Struct, frozen=True, kw_only=True):
     """How long after its period began a subscription that is not paid still gives access."""
     freeze_on_fraud_warning: bool = False
     """Whether an early fraud warning freezes what is left of its purchase."""
+    portal_cancel: bool = True
+    """Whether customers may end their subscription, with its period, on Stripe's page."""
     metrics_open: bool = True
     """Whether /metrics is answered on the main port."""
 

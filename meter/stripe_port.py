@@ -13,8 +13,11 @@ from msgspec import Struct
 
 LIVE_PREFIXES: Final = ("sk_live_", "rk_live_")
 
-Kind = Literal["customer", "product", "price", "session", "intent", "refund", "action", "setup"]
-"""What is made at Stripe; an `action` is something done to a subscription."""
+Kind = Literal[
+    "customer", "product", "price", "session", "intent", "refund", "action", "setup", "portal"
+]
+"""What is made at Stripe; an `action` is something done to a subscription, a `portal` says what
+customers may do on their page."""
 FaultKind = Literal["declined", "refused", "missing", "busy", "limited", "unauthorized", "unknown"]
 """`declined`: a card. `refused`: it will never work so. `missing`: there is no such object. `busy`:
 the same is under way. `limited`: too many calls, nothing was done. `unauthorized`: the key is not

@@ -722,6 +722,15 @@ CREATE TABLE purchase_objects (
 
 CREATE INDEX purchase_objects_purchase ON purchase_objects (customer_no, purchase_no);
 
+-- The intents that have paid an invoice, for the purchases that its lines are.
+CREATE TABLE invoice_intents (
+    customer_no bigint NOT NULL,
+    invoice_id text COLLATE "C" NOT NULL,
+    intent_id text COLLATE "C" NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (customer_no, invoice_id, intent_id)
+);
+
 -- What is pinned of a bought lot without a deadline, and why. A row never changes but for its end:
 -- a part that ends is the end of the row and a new one for the rest.
 CREATE TABLE freezes (
@@ -864,7 +873,7 @@ CREATE TABLE plans (
     amount bigint NOT NULL CHECK (amount > 0),
     period text NOT NULL CHECK (period IN ('month', 'year')),
     trial_days integer CHECK (trial_days > 0),
-    -- For each period and seat; 0: the plan gives none.
+    -- For each period (or `credits_every`) and seat; 0: the plan gives none.
     credits bigint NOT NULL CHECK (credits >= 0),
     trial_credits bigint NOT NULL CHECK (trial_credits >= 0),
     upgrade_credits text NOT NULL CHECK (upgrade_credits IN ('renewal', 'full')),
@@ -879,6 +888,10 @@ CREATE TABLE plans (
     -- JSON: what of a plan is billed by use, and what covers usage beyond the wallet.
     metered text NOT NULL DEFAULT '[]',
     overage text NOT NULL DEFAULT 'null',
+    -- How often in a period of the plan its credits are given; NULL: once.
+    credits_every text CHECK (
+        credits_every IS NULL OR (credits_every = 'month' AND period = 'year')
+    ),
     PRIMARY KEY (plan, version)
 );
 
@@ -1245,6 +1258,9 @@ FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 CREATE TRIGGER plan_prices_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON plan_prices
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
+CREATE TRIGGER invoice_intents_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON invoice_intents
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
+
 CREATE TRIGGER rate_cards_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON rate_cards
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_v1();
 
@@ -1475,8 +1491,8 @@ SELECT 'credits', 9, false;
 GRANT USAGE ON SCHEMA public TO drawdown_app;
 GRANT SELECT, INSERT ON
 journals, transfers, rate_cards, charge_lines, events, event_months,
-purchase_objects, packs, plans, plan_prices, plan_item_prices, billed_usage, period_totals,
-period_heads
+purchase_objects, invoice_intents, packs, plans, plan_prices, plan_item_prices, billed_usage,
+period_totals, period_heads
 TO drawdown_app;
 GRANT SELECT, INSERT, UPDATE ON
 installation, assets, customer_directory, customers, profiles, accounts, money_accounts, grants,

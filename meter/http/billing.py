@@ -17,6 +17,7 @@ from meter.http.stripe_bodies import Url
 from meter.problems import ProblemError
 from meter.route import Call, Reply, Route
 from meter.service import Service, customer_missing
+from meter.stripe_calls import StripeCall
 from meter.stripe_port import StripeFault, StripePort
 from sql.pool import transaction
 
@@ -63,10 +64,38 @@ def port(service: Service) -> StripePort:
     return service.stripe
 
 
+async def _configuration(service: Service) -> str:
+    """What customers may do in the portal, made once for each choice. Raises StripeFault.
+
+    A plan is changed by our routes only, which know what it gives.
+    """
+    cancels = service.config.portal_cancel
+    call = StripeCall(
+        name=f"portal-1-{'cancel' if cancels else 'keep'}",
+        kind="portal",
+        params={
+            "features": {
+                "customer_update": {
+                    "enabled": True,
+                    "allowed_updates": ["address", "name", "tax_id"],
+                },
+                "invoice_history": {"enabled": True},
+                "payment_method_update": {"enabled": True},
+                "subscription_cancel": {"enabled": cancels, "mode": "at_period_end"},
+            },
+            "metadata": {"drawdown": service.installation_id},
+        },
+    )
+    async with transaction(service.pool) as conn:
+        await stripe_calls.note(conn, call)
+    return (await stripe_calls.send(service, call.name)).object_id
+
+
 async def create_portal(call: Call) -> Reply:
     """A page of Stripe's where a customer manages cards and invoices. Only for who is signed in.
 
-    What is changed there reaches us as news.
+    What is changed there reaches us as news. It has invoices, cards, and (`DRAWDOWN_PORTAL_CANCEL`)
+    the end of a subscription with its period; plans are changed by our routes only.
     """
     assert call.body is not None
     wanted = parse.decode(call.body, PortalBody)
@@ -77,6 +106,7 @@ async def create_portal(call: Call) -> Reply:
         params: dict[str, Any] = {
             "customer": await checkout.stripe_customer(service, number),
             "return_url": wanted.return_url,
+            "configuration": await _configuration(service),
         }
         if wanted.flow is not None:
             params["flow_data"] = {"type": wanted.flow}

@@ -78,7 +78,9 @@ class PlanBody(Body, frozen=True, kw_only=True):
     interval: Literal["month", "year"]
     trial_days: Annotated[int, Meta(ge=1, le=TRIAL_DAYS_MAX)] | None = None
     credits: Amount | None = None
-    """For each period and seat; left out: the plan gives none."""
+    """For each period (or month, see `credits_every`) and seat; left out: the plan gives none."""
+    credits_every: Literal["month"] | None = None
+    """Of a yearly plan: its credits are given each month, and end with it."""
     trial_credits: Amount | None = None
     upgrade_credits: Literal["renewal", "full"] = "renewal"
     """Of a change to this plan that nothing is billed for: at the renewal, or at once."""
@@ -133,6 +135,7 @@ class PlanAnswer(Struct, frozen=True, kw_only=True):
     trial_days: int | None
     asset: str
     credits: str | None
+    credits_every: str | None
     trial_credits: str | None
     upgrade_credits: str
     priority: int

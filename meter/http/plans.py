@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -97,6 +97,7 @@ async def _read(call: Call, body: PlanBody) -> Plan:
         metadata=parse.metadata(body.metadata or {}, "/metadata"),
         metered=_metered(body.metered, money),
         overage=_overage(service, body.overage, money, [one.event_name for one in body.metered]),
+        credits_every=_every(body),
     )
 
 
@@ -199,6 +200,25 @@ def _overage(
     )
 
 
+def _every(body: PlanBody) -> Literal["month"] | None:
+    """How often its credits are given. Raises ProblemError 422."""
+    words = None
+    if body.credits_every is None:
+        return None
+    if body.interval != "year":
+        words = "A plan of a month gives its credits each month: leave credits_every out."
+    elif body.credits is None:
+        words = "There are no credits to give each month: send credits."
+    elif body.upgrade_credits == "full":
+        words = (
+            "upgrade_credits: full gives what is left of the period at once, and this plan gives "
+            "its credits by month: leave one of the two out."
+        )
+    if words is not None:
+        raise ProblemError(422, "invalid_value", words, pointer="/credits_every")
+    return body.credits_every
+
+
 def _credits(text: str | None, scale: int, pointer: str) -> int:
     return 0 if text is None else parse.amount(text, scale, pointer)
 
@@ -217,6 +237,7 @@ def _show(service: Service, plan: Plan) -> PlanAnswer:
         trial_days=plan.trial_days,
         asset=plan.asset,
         credits=format_amount(plan.credits, scale) if plan.credits else None,
+        credits_every=plan.credits_every,
         trial_credits=format_amount(plan.trial_credits, scale) if plan.trial_credits else None,
         upgrade_credits=plan.upgrade_credits,
         priority=plan.priority,

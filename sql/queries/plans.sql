@@ -5,7 +5,7 @@
 SELECT DISTINCT ON (plan)
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, metered, overage, created_at
+    metadata, metered, overage, credits_every, created_at
 FROM plans
 WHERE $1::text IS NULL OR plan = $1::text
 ORDER BY plan, version DESC;
@@ -19,14 +19,14 @@ SELECT pg_advisory_xact_lock(1886150017, hashtext($1::text));
 INSERT INTO plans (
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, metered, overage, created_at
+    metadata, metered, overage, credits_every, created_at
 )
 SELECT
     $1::text,
     coalesce(max(version), 0) + 1,
     $2::text, $3::text, $4::text, $5::text, $6::bigint, $7::text, $8::integer, $9::bigint,
     $10::bigint, $11::text, $12::smallint, $13::boolean, $14::text, $15::text, $16::text,
-    $17::boolean, $18::text, $19::text, $20::text,
+    $17::boolean, $18::text, $19::text, $20::text, $21::text,
     service_now_v1()
 FROM plans
 WHERE plan = $1::text;
@@ -36,7 +36,7 @@ WHERE plan = $1::text;
 SELECT
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, metered, overage, created_at
+    metadata, metered, overage, credits_every, created_at
 FROM plans
 WHERE plan = $1::text AND version = $2::integer;
 
@@ -46,7 +46,7 @@ SELECT
     x.price_id, p.plan, p.version, p.name, p.tier, p.asset, p.currency, p.amount, p.period,
     p.trial_days, p.credits, p.trial_credits, p.upgrade_credits, p.priority,
     p.requires_subscription, p.rate_card, p.tax_code, p.tax_behavior, p.is_active, p.metadata,
-    p.metered, p.overage, p.created_at
+    p.metered, p.overage, p.credits_every, p.created_at
 FROM plan_prices AS x
 INNER JOIN plans AS p ON x.plan = p.plan AND x.version = p.version
 WHERE x.price_id = any($1::text[]);
@@ -178,13 +178,26 @@ INNER JOIN subscriptions AS s ON p.customer_no = s.customer_no
 WHERE p.stripe_customer_id = $1::text AND s.subscription_id = $2::text;
 
 -- plan_periods --
--- When the periods of a customer began that end at $2: by lines that paid for whole ones.
-SELECT p.expires_at, min(p.effective_at) AS effective_at
-FROM purchases AS p
-INNER JOIN plans AS x ON p.product = x.plan || '@' || x.version
-WHERE
-    p.customer_no = $1::bigint
-    AND p.kind = 'plan'
-    AND p.expires_at = any($2::timestamptz[])
-    AND p.amount = x.amount * p.quantity
-GROUP BY p.expires_at;
+-- When the periods of a customer began that end at $2: by lines that paid for whole ones. The
+-- months of a line are purchases of their own, named after it.
+SELECT
+    expires_at,
+    min(effective_at) AS effective_at
+FROM (
+    SELECT
+        max(p.expires_at) AS expires_at,
+        min(p.effective_at) AS effective_at
+    FROM purchases AS p
+    INNER JOIN plans AS x ON p.product = x.plan || '@' || x.version
+    WHERE p.customer_no = $1::bigint AND p.kind = 'plan' AND p.line_id IS NOT NULL
+    GROUP BY p.invoice_id, split_part(p.line_id, '#', 1)
+    HAVING sum(p.amount) = max(x.amount * p.quantity)
+) AS whole
+WHERE expires_at = any($2::timestamptz[])
+GROUP BY expires_at;
+
+-- invoice_intent_link --
+-- An intent has paid an invoice.
+INSERT INTO invoice_intents (customer_no, invoice_id, intent_id, created_at)
+VALUES ($1::bigint, $2::text, $3::text, service_now_v1())
+ON CONFLICT (customer_no, invoice_id, intent_id) DO NOTHING;

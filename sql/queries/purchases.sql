@@ -178,8 +178,22 @@ FROM purchase_objects
 WHERE object_id = $1::text;
 
 -- purchase_objects_read --
--- What belongs to a purchase.
+-- What belongs to a purchase, and what has paid its invoice if that pays others too.
 SELECT object_id
-FROM purchase_objects
-WHERE customer_no = $1::bigint AND purchase_no = $2::bigint
+FROM (
+    SELECT
+        object_id,
+        created_at
+    FROM purchase_objects
+    WHERE customer_no = $1::bigint AND purchase_no = $2::bigint
+    UNION
+    SELECT
+        i.intent_id,
+        i.created_at
+    FROM purchases AS p
+    INNER JOIN
+        invoice_intents AS i
+        ON p.customer_no = i.customer_no AND p.invoice_id = i.invoice_id
+    WHERE p.customer_no = $1::bigint AND p.purchase_no = $2::bigint
+) AS found
 ORDER BY created_at, object_id;

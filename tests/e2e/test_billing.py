@@ -1,6 +1,8 @@
 """The portal, invoices, and what readiness says of Stripe."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 
 import pytest
 
@@ -80,3 +82,37 @@ async def test_without_a_key_nothing_is_sold_and_readiness_is_silent(pool: Pool)
             await api.get("/v1/invoices?customer_id=acme"),
         ):
             assert (answer.status, answer.code) == (503, "stripe_unavailable")
+
+
+async def test_portal_never_changes_a_plan_and_is_configured_once(sale: Shop) -> None:
+    asked = {"customer_id": "acme", "return_url": "https://app.example/back"}
+    made = await asyncio.gather(*(sale.api.post("/v1/portal", asked, key=None) for _ in range(4)))
+    assert {one.status for one in made} == {200}
+    [configuration] = await sale.state("billing_portal.configuration")
+    allowed = {name for name, one in configuration["features"].items() if one["enabled"]}
+    assert allowed == {
+        *("customer_update", "invoice_history", "payment_method_update", "subscription_cancel"),
+    }
+    assert configuration["features"]["subscription_cancel"]["mode"] == "at_period_end"
+    sessions = await sale.state("billing_portal.session")
+    assert {one["configuration"] for one in sessions} == {configuration["id"]}
+
+
+async def test_portal_whose_answer_was_lost_is_found_after_a_day(sale: Shop) -> None:
+    asked = {"customer_id": "acme", "return_url": "https://app.example/back"}
+    path = "/v1/billing_portal/configurations"
+    await sale.control("faults", method="POST", path=path, kind="reset_after", count=9)
+    lost = await sale.api.post("/v1/portal", asked, key=None)
+    assert (lost.status, lost.code) == (503, "stripe_unavailable")
+    await sale.lift_faults()
+    await sale.sleep(timedelta(days=2))
+    assert (await sale.api.post("/v1/portal", asked, key=None)).status == 200
+    assert len(await sale.state("billing_portal.configuration")) == 1
+
+
+async def test_portal_can_be_without_an_end_of_the_subscription(pool: Pool) -> None:
+    async with shop(pool, portal_cancel=False) as sale:
+        asked = {"customer_id": "acme", "return_url": "https://app.example/back"}
+        await sale.api.post("/v1/portal", asked, key=None)
+        [configuration] = await sale.state("billing_portal.configuration")
+        assert configuration["features"]["subscription_cancel"]["enabled"] is False

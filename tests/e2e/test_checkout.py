@@ -497,3 +497,13 @@ async def test_purchases_are_listed_newest_first_for_whom_they_concern(sale: Sho
     hidden = await token.get(f"/v1/purchases/{made[0]['purchase_id']}")
     assert (hidden.status, hidden.code) == (404, "purchase_not_found")
     assert (await token.get("/v1/purchases?customer_id=acme")).status == 404
+
+
+async def test_nobody_asks_stripe_while_it_takes_no_calls(sale: Shop) -> None:
+    await sale.control("faults", path="*", kind="429", retry_after=30)
+    first = await sale.api.post("/v1/checkout", sale.asked())
+    assert (first.status, first.code) == (503, "stripe_unavailable")
+    asked = len(await sale.requests())
+    again = await sale.api.post("/v1/checkout", sale.asked())
+    assert (again.status, again.code) == (503, "stripe_unavailable")
+    assert len(await sale.requests()) == asked

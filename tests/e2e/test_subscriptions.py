@@ -444,3 +444,30 @@ async def test_key_of_another_customer_sees_and_does_nothing(half: Shop) -> None
     reader = await half.api.key("billing:read", "customers:read")
     assert (await reader.post(f"{PLACE}/cancel", {})).code == "scope_missing"
     assert (await state(half))["cancel_at"] is None
+
+
+async def test_each_purchase_of_an_invoice_can_be_refunded(sale: Shop) -> None:
+    await sale.subscribe()
+    await sale.walk(START + timedelta(days=14))
+    await sale.act("change", plan="mega", proration="next_invoice")
+    await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+    listed = (await sale.api.get("/v1/purchases?customer_id=acme")).body["data"]
+    renewal, change = sorted(
+        (one for one in listed if one["product"].startswith("mega")),
+        key=lambda one: -float(one["credits"]),
+    )
+    story = (await sale.purchase(renewal))["story"]["objects"]
+    assert [one["kind"] for one in story] == ["intent"]
+    answer = await sale.refund(renewal, amount=renewal["captured"])
+    assert answer.status == 202, answer
+    await sale.job("stripe_outbox")
+    await sale.apply()
+    assert (await sale.purchase(renewal))["refunded"] == renewal["captured"]
+    assert (await sale.purchase(change))["refunded"] == "0"
+    # What is refunded at Stripe is of what is left.
+    intent = await sale.intent_of(await sale.purchase(renewal))
+    await sale.control("refunds", payment_intent=intent)
+    await sale.apply()
+    assert (await sale.purchase(change))["refunded"] == change["captured"]
+    assert (await sale.purchase(renewal))["refunded"] == renewal["captured"]
+    assert await sale.api.posted() == ("0", "0", "0")

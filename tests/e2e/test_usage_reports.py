@@ -415,6 +415,14 @@ async def test_meter_that_a_plan_bills_by_can_not_be_charged_in_credits(sale: Sh
     assert answer.body["errors"][0]["pointer"] == "/charge"
 
 
+async def test_meter_that_does_not_add_up_can_not_be_billed_by_a_plan(sale: Shop) -> None:
+    await metering.meter(sale.api, "peak", aggregation="max", value_property="n")
+    item = {"meter": "peak", "event_name": "peak", "unit_price": "1"}
+    answer = await sale.api.put("/v1/plans/mega", {**PUT, "metered": [item]})
+    assert (answer.status, answer.code) == (422, "invalid_value")
+    assert answer.body["errors"][0]["pointer"] == "/metered/0/meter"
+
+
 async def test_tiers_are_billed_as_they_are_told(sale: Shop) -> None:
     tiers = [{"up_to": 2, "unit_price": "1"}, {"unit_price": "0.5", "flat_price": "3"}]
     item = {"meter": "calls", "event_name": "api_calls", "tiers": tiers}

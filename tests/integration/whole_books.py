@@ -79,10 +79,11 @@ async def sell_something(conn: Connection, customer_no: int) -> None:
     await conn.execute(
         queries.plan_add,
         *("pro", "A plan", "pro", "credits", "USD", 2_000, "month", None, 10, 0, "renewal", 50),
-        *(False, None, None, None, True, "{}", "[]", "null"),
+        *(False, None, None, None, True, "{}", "[]", "null", None),
     )
     await conn.execute(queries.plan_item_link, f"price_u{customer_no}", "pro", 1, "calls", "mtr")
     await conn.execute(queries.plan_price_link, f"price_{customer_no}", "pro", 1)
+    await conn.execute(queries.invoice_intent_link, customer_no, "in_1", "pi_1")
     await conn.execute(
         queries.subscription_put,
         *(customer_no, f"sub_{customer_no}", "active", "pro", 1, 1, f"price_{customer_no}", "{}"),

@@ -26,10 +26,18 @@ PLANS: dict[str, dict[str, Any]] = {
     "trial": {"price": "15.00", "credits": "300", "trial_days": 9, "trial_credits": "7"},
     "late": {"price": "12.00", "credits": "200", "trial_days": 3},
     "year": {"price": "100.00", "credits": "5000", "interval": "year"},
+    "months": {
+        **{"price": "120.00", "credits": "700", "interval": "year"},
+        "credits_every": "month",
+    },
 }
 CARDS = ("pm_card_visa", "pm_card_visa", "pm_card_chargeCustomerFail")
 FINE = (200, 201, 402, 404, 409, 422)
 """A customer may ask for what does not fit."""
+
+
+Given = tuple[str, Fraction, Fraction]
+"""Plan, credits, money."""
 
 
 class Subscribing(RuleBasedStateMachine):
@@ -162,30 +170,41 @@ class Subscribing(RuleBasedStateMachine):
         assert [one["duplicate"] for one in live] == [number > 0 for number in range(len(live))]
 
     def look_at_credits(self) -> None:
-        """Each purchase is a line (or a change) of a paid invoice, and each of those is one."""
-        found = self.get(f"/v1/purchases?customer_id={self.customer}&limit=100")
-        assert not found["has_more"]
-        given = sorted(
-            (Fraction(one["credits"]) * SCALE, Fraction(one["captured"]) * 100)
-            for one in found["data"]
+        """Each purchase is a line (or a change) of a paid invoice, and each of those is one.
+
+        Of what is given month by month the sum is looked at.
+        """
+        given = [
+            (
+                one["product"].partition("@")[0],
+                Fraction(one["credits"]) * SCALE,
+                Fraction(one["captured"]) * 100,
+            )
+            for one in self.purchases()
             if one["status"] == "credited"
-        )
+        ]
         prices = {one["id"]: one for one in self.till.state("price")}
         lines = [line for one in self.mine("invoice") for line in one["lines"]["data"]]
-        expected: list[tuple[Fraction, Fraction]] = []
+        expected: list[Given] = []
         for invoice in self.mine("invoice"):
             if invoice["status"] == "paid":
                 expected += self.expected(invoice, prices, lines)
-        assert [one[0] for one in given] == sorted(one[0] for one in expected), (given, expected)
-        assert sum(one[1] for one in given) <= sum(
-            one["amount_paid"] for one in self.mine("invoice")
-        )
-        assert sum(one[1] for one in given) == sum(one[1] for one in expected)
+        assert _counted(given) == _counted(expected), (given, expected)
+        money = sum(one[2] for one in given)
+        assert money <= sum(one["amount_paid"] for one in self.mine("invoice"))
+        assert money == sum(one[2] for one in expected)
 
-    def expected(
-        self, invoice: Any, prices: dict[str, Any], lines: list[Any]
-    ) -> list[tuple[Fraction, Fraction]]:
-        """What an invoice gives, by the words of the rules: (credits, money)."""
+    def purchases(self) -> list[Any]:
+        place = f"/v1/purchases?customer_id={self.customer}&limit=100"
+        page = self.get(place)
+        found = list(page["data"])
+        while page["has_more"]:
+            page = self.get(f"{place}&cursor={page['next_cursor']}")
+            found += page["data"]
+        return found
+
+    def expected(self, invoice: Any, prices: dict[str, Any], lines: list[Any]) -> list[Given]:
+        """What an invoice gives, by the words of the rules."""
         subs = {one["id"]: one for one in self.mine("subscription")}
         changes: dict[tuple[int, int], list[Any]] = defaultdict(list)
         made: list[tuple[Fraction, Any]] = []
@@ -198,14 +217,14 @@ class Subscribing(RuleBasedStateMachine):
             plan = PLANS[_plan(prices, line)]
             sub = subs[details["subscription"]]
             in_trial = sub["trial_start"] is not None and line["amount"] == 0
-            credits = plan.get("trial_credits", "0") if in_trial else plan["credits"]
-            made.append((Fraction(credits) * SCALE * line["quantity"], [line]))
+            credits = Fraction(plan.get("trial_credits", "0")) if in_trial else _whole(plan)
+            made.append((credits * SCALE * line["quantity"], [line]))
         for (start, end), group in changes.items():
             new = [one for one in group if one["amount"] > 0]
             if not new:
                 continue
             more = sum(
-                Fraction(PLANS[_plan(prices, one)]["credits"])
+                _whole(PLANS[_plan(prices, one)])
                 * one["quantity"]
                 * (1 if one["amount"] > 0 else -1)
                 for one in group
@@ -219,8 +238,21 @@ class Subscribing(RuleBasedStateMachine):
             share = Fraction(end - start, end - began)
             made.append((Fraction(round(max(Fraction(0), more) * SCALE * share)), new))
         return [
-            (credits, Fraction(_paid(invoice, which))) for credits, which in made if credits > 0
+            (_plan(prices, which[-1]), credits, Fraction(_paid(invoice, which)))
+            for credits, which in made
+            if credits > 0
         ]
+
+
+def _whole(plan: dict[str, Any]) -> Fraction:
+    """The credits of a whole period."""
+    return Fraction(plan["credits"]) * (12 if "credits_every" in plan else 1)
+
+
+def _counted(given: list[Given]) -> list[tuple[str, Fraction]]:
+    by_month = [one for one in given if one[0] == "months"]
+    whole = [(plan, credits) for plan, credits, _ in given if plan != "months"]
+    return sorted([*whole, ("months", sum((one[1] for one in by_month), Fraction(0)))])
 
 
 def _seconds(text: str) -> int:
