@@ -21,6 +21,7 @@ from ledger.state import Account, Books
 from sql import queries
 from sql.columns import columns
 from sql.pool import Connection
+from sql.together import as_one
 
 
 class Reply(Struct, frozen=True):
@@ -29,17 +30,6 @@ class Reply(Struct, frozen=True):
     request: Request
     status: int
     body: bytes
-
-
-# The columns of each part of `batch_post`: see `sql.columns`.
-_CUSTOMERS: Final = "iii..."
-_ACCOUNTS: Final = "iss"
-_LOTS: Final = "iiii"
-_HOLDS_MADE: Final = "iisiiisss.qq."
-_HOLDS_MOVED: Final = "iisiiisssi..."
-_JOURNALS: Final = "iis...snnnnn.sq..."
-_TRANSFERS: Final = "iiisssinn"
-_REQUESTS: Final = "iqs.i.s"
 
 
 async def post(
@@ -56,27 +46,55 @@ async def post(
     )
     lots = [(books, lot) for books in changed for lot in books.changed_lots.values()]
     holds = [(books, hold) for books in changed for hold in books.changed_holds.values()]
-    await conn.execute(
-        queries.batch_post,
-        now,
-        *columns([_customer_row(books) for books in changed], _CUSTOMERS),
-        *columns(_account_rows(changed), _ACCOUNTS),
-        *columns(
-            [_lot_row(b, lot) for b, lot in lots if not (lot.is_new or lot.is_reshaped)], _LOTS
-        ),
-        *columns([_made_hold(b, hold) for b, hold in holds if hold.is_new], _HOLDS_MADE),
-        *columns([_moved_hold(b, hold) for b, hold in holds if not hold.is_new], _HOLDS_MOVED),
-        *columns(_journal_rows(changed), _JOURNALS),
-        *columns(_transfer_rows(changed), _TRANSFERS),
-        *columns([_request_row(reply) for reply in replies], _REQUESTS),
-        *columns([_card(hold) for _, hold in holds if hold.is_new], "sn"),
-    )
+    await _post_usual(conn, changed, lots, holds, replies, now)
     await post_usage(conn, changed)
     await _post_rare(conn, changed, lots)
     await _post_money(conn, changed)
     await post_recognised(conn, changed)
     if any(books.changed_purchases or books.changed_freezes for books in changed):
         await post_purchases(conn, changed)
+
+
+async def _post_usual(
+    conn: Connection,
+    changed: list[Books],
+    lots: list[tuple[Books, Lot]],
+    holds: list[tuple[Books, Hold]],
+    replies: Sequence[Reply],
+    now: datetime,
+) -> None:
+    """What the hot path writes, as one statement of the parts that have rows."""
+    names: list[str] = []
+    values: list[Any] = []
+    for name, rows, kinds in (
+        ("customers_move", [_customer_row(books) for books in changed], "iii.tt"),
+        ("accounts_move", _account_rows(changed), "iss"),
+        (
+            "lots_move",
+            [_lot_row(b, lot) for b, lot in lots if not (lot.is_new or lot.is_reshaped)],
+            "iiii",
+        ),
+        (
+            "holds_make",
+            [_made_hold(b, hold) for b, hold in holds if hold.is_new],
+            "iisiiissstqqtsn",
+        ),
+        (
+            "holds_move",
+            [_moved_hold(b, hold) for b, hold in holds if not hold.is_new],
+            "iisiiisssittt",
+        ),
+        ("journals_make", _journal_rows(changed), "iistt.snnnnn.sq..."),
+        ("transfers_make", _transfer_rows(changed), "iiisssinn"),
+        ("requests_make", [_request_row(reply) for reply in replies], "iqs.i.s"),
+    ):
+        if rows:
+            names.append(name)
+            values += columns(rows, kinds)
+    if replies:
+        values.append(now)
+    if names:
+        await conn.execute(as_one(*names), *values)
 
 
 def _customer_row(books: Books) -> Sequence[Any]:
@@ -140,6 +158,7 @@ def _made_hold(books: Books, hold: Hold) -> Sequence[Any]:
         hold.reference,
         hold.metadata,
         hold.created_at,
+        *_card(hold),
     )
 
 
