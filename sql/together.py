@@ -29,11 +29,9 @@ def as_one(*names: str) -> str:
 
 @cache
 def as_row(*names: str) -> str:
-    """Statements that read one value each, as one row of them by name; parameters as above."""
-    parts = ",\n".join(
-        f"(\n{text}\n) AS {name}" for name, text in zip(names, _renumbered(names), strict=True)
-    )
-    return f"SELECT\n{parts}"
+    """Statements that read one row each, as one row of all their columns; parameters as above."""
+    parts = [f"(\n{text}\n) AS part_{n}" for n, text in enumerate(_renumbered(names), 1)]
+    return "SELECT *\nFROM " + "\nCROSS JOIN ".join(parts)
 
 
 def _renumbered(names: tuple[str, ...]) -> list[str]:
