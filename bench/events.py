@@ -23,7 +23,7 @@ from sql.pool import Connection, connect
 BATCH = 1_000
 BATCHES = 40
 CONNECTIONS = 2
-USAGE_EVENTS = int(os.environ.get("BENCH_USAGE_EVENTS", "100000"))
+USAGE_EVENTS = int(os.environ.get("BENCH_USAGE_EVENTS", "1000000"))
 """Events of the smaller month; the larger one has ten times as many."""
 USAGE_QUESTIONS = 100
 

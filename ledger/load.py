@@ -8,7 +8,7 @@ that reach further, are loaded in full.
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from asyncpg import Record
 from msgspec import Struct
@@ -30,8 +30,9 @@ from ledger.rows import Row, add_draws, read_charge, read_grant, read_hold, read
 from ledger.settle import STEPS_MAX
 from ledger.state import Account, Answered, Books
 from sql import queries
-from sql.columns import array_text
+from sql.columns import array_text, columns
 from sql.pool import Connection
+from sql.together import as_row
 
 LOTS_FIRST: Final = 1
 """Lots of an asset loaded at first, in burn order: most requests draw on one."""
@@ -146,17 +147,19 @@ async def load(
     holds = {
         (r.customer_no, r.hold_no) for r in requests if isinstance(r, Capture | VoidHold | Extend)
     }
-    row = await conn.fetchrow(
-        queries.books_load,
+    names = ["books_load"]
+    values: list[Any] = [
         array_text(customers),
         array_text(no for no, _ in keys),
         [key for _, key in keys],
-        array_text(no for no, _ in holds),
-        array_text(no for _, no in holds),
         array_text({r.api_key_no for r in requests if r.api_key_no is not None}),
         array_text(LOTS_MORE if no in depths else LOTS_FIRST for no in customers),
         DEBTS_FIRST,
-    )
+    ]
+    if holds:
+        names.append("holds_load")
+        values += columns(sorted(holds), "ii")
+    row = await conn.fetchrow(as_row(*names), *values)
     assert row is not None
     if any(scales.get(asset) != scale for asset, scale in row["scales"]):
         raise ScaleChanged
@@ -168,6 +171,8 @@ async def load(
             if whole_if_due:
                 full.add(customer_no)
     _fill(customers, row, scales, depths)
+    if holds:
+        _fill_holds(customers, row)
     if due:
         await _load_due(conn, {no: customers[no] for no in due}, now)
     if full:
@@ -236,6 +241,9 @@ def _fill(
         counts[place] = counts.get(place, 0) + 1
         if counts[place] == DEBTS_FIRST:
             customers[debt_row[0]].debts_until = debt_row[1]
+
+
+def _fill_holds(customers: dict[int, Books], row: Record) -> None:
     for hold_row in row["holds"] or ():
         hold = read_hold(hold_row)
         customers[hold_row[0]].holds[hold.hold_no] = hold

@@ -31,7 +31,7 @@ def read_lot(row: Row) -> Lot:
 
 
 def read_hold(row: Row) -> Hold:
-    """A hold from a row of `books_load`'s hold columns."""
+    """A hold from a row of `holds_load`'s hold columns."""
     lots, amounts = row[9], row[10]
     pins: dict[int, int] = {}
     if lots:

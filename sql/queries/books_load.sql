@@ -47,8 +47,7 @@ ORDER BY customer_no;
 -- books_load --
 -- What deciding usually needs of locked customers, in one row: the time, what is closed, which of
 -- the API keys are no longer good, answers already given, accounts, the first lots in burn order
--- ($7 an asset, by customer), the oldest open debts ($8 an asset), the holds named and the lots
--- they pin.
+-- ($5 an asset, by customer), the oldest open debts ($6 an asset).
 SELECT
     service_now_v1() AS now,
     (SELECT closed_through FROM installation) AS closed_through,
@@ -58,7 +57,7 @@ SELECT
         FROM api_keys AS k
         LEFT JOIN api_keys AS p ON k.parent_no = p.key_no
         WHERE
-            k.key_no = any($6::text::bigint[])
+            k.key_no = any($4::text::bigint[])
             AND (
                 k.revoked_at IS NOT NULL
                 OR p.revoked_at IS NOT NULL
@@ -90,7 +89,7 @@ SELECT
                 l.deferred_amount, l.deferred_units, l.purchase_no, l.clawback_due, l.written_off,
                 l.lapsed
             ))
-        FROM unnest($1::text::bigint[], $7::text::integer[]) AS k (customer_no, lots_max)
+        FROM unnest($1::text::bigint[], $5::text::integer[]) AS k (customer_no, lots_max)
         INNER JOIN accounts AS a ON k.customer_no = a.customer_no
         CROSS JOIN LATERAL (
             SELECT *
@@ -121,10 +120,15 @@ SELECT
             WHERE
                 debts.customer_no = a.customer_no AND debts.asset = a.asset AND debts.is_open
             ORDER BY debts.debt_no
-            LIMIT $8::integer
+            LIMIT $6::integer
         ) AS d
         WHERE a.customer_no = any($1::text::bigint[]) AND a.owed_debits > a.owed_credits
-    ) AS debts,
+    ) AS debts;
+
+-- holds_load --
+-- The holds that are named, the lots they pin and what was captured of them: one row beside that of
+-- `books_load`, in the same statement (`sql/together.py`).
+SELECT
     (
         SELECT
             array_agg(row(
@@ -134,7 +138,7 @@ SELECT
                 h.ended_at, h.ended_created_at, h.reference, h.metadata, h.rate_card,
                 h.rate_version
             ))
-        FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
+        FROM unnest($1::text::bigint[], $2::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN holds AS h ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no
     ) AS holds,
     (
@@ -146,7 +150,7 @@ SELECT
                 l.deferred_amount, l.deferred_units, l.purchase_no, l.clawback_due, l.written_off,
                 l.lapsed
             ))
-        FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
+        FROM unnest($1::text::bigint[], $2::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN
             holds AS h
             ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no AND h.is_open
@@ -155,7 +159,7 @@ SELECT
     ) AS pinned_lots,
     (
         SELECT array_agg(row(h.customer_no, h.hold_no, c.seq, c.amount, c.created_at))
-        FROM unnest($4::text::bigint[], $5::text::bigint[]) AS k (customer_no, hold_no)
+        FROM unnest($1::text::bigint[], $2::text::bigint[]) AS k (customer_no, hold_no)
         INNER JOIN
             holds AS h
             ON k.customer_no = h.customer_no AND k.hold_no = h.hold_no AND h.captured > 0

@@ -1,154 +1,146 @@
 -- Post what was decided on a batch of requests: the second half of the hot path.
+-- Each table is written once, with the final values of each row. The parts that have rows are sent
+-- as one statement (`sql/together.py`). Numbers, words and times come as the text of an array: the
+-- driver looks at every element of a list (measured).
 
--- batch_post --
--- Writes what almost every batch writes, each table once, with the final values of each row.
--- $1: now.
--- Numbers come as the text of an array: the driver looks at every element of a list (measured).
-WITH customers_moved AS (
-    UPDATE customers AS c
-    SET
-        last_no = v.last_no,
-        last_seq = v.last_seq,
-        last_hash = v.last_hash,
-        last_created_at = v.last_created_at,
-        next_due_at = v.next_due_at
-    FROM unnest(
-        $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::bytea[], $6::timestamptz[],
-        $7::timestamptz[]
-    ) AS v (customer_no, last_no, last_seq, last_hash, last_created_at, next_due_at)
-    WHERE c.customer_no = v.customer_no
-),
+-- customers_move --
+-- Numbers given, head of the chain, and when time does something next.
+UPDATE customers AS c
+SET
+    last_no = v.last_no,
+    last_seq = v.last_seq,
+    last_hash = v.last_hash,
+    last_created_at = v.last_created_at,
+    next_due_at = v.next_due_at
+FROM unnest(
+    $1::text::bigint[], $2::text::bigint[], $3::text::bigint[], $4::bytea[],
+    $5::text::timestamptz[], $6::text::timestamptz[]
+) AS v (customer_no, last_no, last_seq, last_hash, last_created_at, next_due_at)
+WHERE c.customer_no = v.customer_no;
 
-accounts_moved AS (
-    UPDATE accounts AS a
-    SET
-        wallet_debits = a.wallet_debits + v.m[1],
-        wallet_credits = a.wallet_credits + v.m[2],
-        wallet_pending = a.wallet_pending + v.m[3],
-        upcoming_debits = a.upcoming_debits + v.m[4],
-        upcoming_credits = a.upcoming_credits + v.m[5],
-        purchased_debits = a.purchased_debits + v.m[6],
-        purchased_credits = a.purchased_credits + v.m[7],
-        granted_debits = a.granted_debits + v.m[8],
-        granted_credits = a.granted_credits + v.m[9],
-        burned_debits = a.burned_debits + v.m[10],
-        burned_credits = a.burned_credits + v.m[11],
-        expired_debits = a.expired_debits + v.m[12],
-        expired_credits = a.expired_credits + v.m[13],
-        owed_debits = a.owed_debits + v.m[14],
-        owed_credits = a.owed_credits + v.m[15],
-        billed_debits = a.billed_debits + v.m[16],
-        billed_credits = a.billed_credits + v.m[17],
-        uncovered_owe = a.uncovered_owe + v.m[18],
-        uncovered_bill = a.uncovered_bill + v.m[19]
-    FROM (
-        SELECT
-            customer_no,
-            asset,
-            moves::numeric[] AS m
-        FROM unnest($8::text::bigint[], $9::text::text[], $10::text::text[]) AS u (customer_no,
-        asset, moves)
-        OFFSET 0  -- or the text would be read again for each column
-    ) AS v
-    WHERE a.customer_no = v.customer_no AND a.asset = v.asset
-),
-
-lots_moved AS (
-    UPDATE lots AS l
-    SET remaining = v.remaining, pinned = v.pinned
-    FROM unnest($11::text::bigint[], $12::text::bigint[], $13::text::bigint[], $14::text::bigint[])
-        AS v (customer_no, lot_no, remaining, pinned)
-    WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no
-),
-
-holds_made AS (
-    INSERT INTO holds (
-        customer_no, hold_no, asset, status, requested, amount, captured, uncovered, policy,
-        pin_lots, pin_amounts, steps, expires_at, created_at, reference, metadata, rate_card,
-        rate_version
-    )
+-- accounts_move --
+-- What is added to each account's counters.
+UPDATE accounts AS a
+SET
+    wallet_debits = a.wallet_debits + v.m[1],
+    wallet_credits = a.wallet_credits + v.m[2],
+    wallet_pending = a.wallet_pending + v.m[3],
+    upcoming_debits = a.upcoming_debits + v.m[4],
+    upcoming_credits = a.upcoming_credits + v.m[5],
+    purchased_debits = a.purchased_debits + v.m[6],
+    purchased_credits = a.purchased_credits + v.m[7],
+    granted_debits = a.granted_debits + v.m[8],
+    granted_credits = a.granted_credits + v.m[9],
+    burned_debits = a.burned_debits + v.m[10],
+    burned_credits = a.burned_credits + v.m[11],
+    expired_debits = a.expired_debits + v.m[12],
+    expired_credits = a.expired_credits + v.m[13],
+    owed_debits = a.owed_debits + v.m[14],
+    owed_credits = a.owed_credits + v.m[15],
+    billed_debits = a.billed_debits + v.m[16],
+    billed_credits = a.billed_credits + v.m[17],
+    uncovered_owe = a.uncovered_owe + v.m[18],
+    uncovered_bill = a.uncovered_bill + v.m[19]
+FROM (
     SELECT
-        customer_no, hold_no, asset, 'open', requested, amount, 0, uncovered, policy,
-        pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, created_at, reference,
-        metadata, rate_card, rate_version
-    FROM unnest(
-        $15::text::bigint[], $16::text::bigint[], $17::text::text[], $18::text::bigint[],
-        $19::text::bigint[], $20::text::bigint[],
-        $21::text::text[], $22::text::text[], $23::text::text[], $24::timestamptz[],
-        $25::text::text[], $26::text::text[],
-        $27::timestamptz[], $75::text::text[], $76::text::integer[]
-    ) AS v (
-        customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
-        expires_at, reference, metadata, created_at, rate_card, rate_version
-    )
-),
+        customer_no,
+        asset,
+        moves::numeric[] AS m
+    FROM unnest($1::text::bigint[], $2::text::text[], $3::text::text[]) AS u (customer_no,
+    asset, moves)
+    OFFSET 0  -- or the text would be read again for each column
+) AS v
+WHERE a.customer_no = v.customer_no AND a.asset = v.asset;
 
-holds_moved AS (
-    UPDATE holds AS h
-    SET
-        status = v.status,
-        amount = v.amount,
-        captured = v.captured,
-        uncovered = v.uncovered,
-        policy = v.policy,
-        pin_lots = v.pin_lots::bigint[],
-        pin_amounts = v.pin_amounts::bigint[],
-        steps = v.steps,
-        expires_at = v.expires_at,
-        ended_at = v.ended_at,
-        ended_created_at = v.ended_created_at
-    FROM unnest(
-        $28::text::bigint[], $29::text::bigint[], $30::text::text[], $31::text::bigint[],
-        $32::text::bigint[], $33::text::bigint[],
-        $34::text::text[], $35::text::text[], $36::text::text[], $37::text::integer[],
-        $38::timestamptz[],
-        $39::timestamptz[], $40::timestamptz[]
-    ) AS v (
-        customer_no, hold_no, status, amount, captured, uncovered, policy, pin_lots, pin_amounts,
-        steps, expires_at, ended_at, ended_created_at
-    )
-    WHERE h.customer_no = v.customer_no AND h.hold_no = v.hold_no
-),
+-- lots_move --
+-- What is left and what is pinned of lots.
+UPDATE lots AS l
+SET remaining = v.remaining, pinned = v.pinned
+FROM unnest($1::text::bigint[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[])
+    AS v (customer_no, lot_no, remaining, pinned)
+WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no;
 
-journals_made AS (
-    INSERT INTO journals (
-        customer_no, seq, kind, effective_at, created_at, book_date, late_for, hold_no, grant_no,
-        lot_no, charge_seq, debt_no, is_late, origin, request_key, notes_digest, prev_hash, hash
-    )
-    SELECT *
-    FROM unnest(
-        $41::text::bigint[], $42::text::bigint[], $43::text::text[], $44::timestamptz[],
-        $45::timestamptz[],
-        $46::date[], $47::text::text[], $48::text::bigint[], $49::text::bigint[],
-        $50::text::bigint[],
-        $51::text::bigint[],
-        $52::text::bigint[], $53::boolean[], $54::text::text[], $55::text::text[], $56::bytea[],
-        $57::bytea[],
-        $58::bytea[]
-    )
-),
-
-transfers_made AS (
-    INSERT INTO transfers (
-        customer_no, seq, line, asset, debit, credit, amount, lot_no, debt_no
-    )
-    SELECT *
-    FROM unnest(
-        $59::text::bigint[], $60::text::bigint[], $61::text::integer[], $62::text::text[],
-        $63::text::text[],
-        $64::text::text[],
-        $65::text::bigint[], $66::text::bigint[], $67::text::bigint[]
-    )
+-- holds_make --
+-- New holds.
+INSERT INTO holds (
+    customer_no, hold_no, asset, status, requested, amount, captured, uncovered, policy,
+    pin_lots, pin_amounts, steps, expires_at, created_at, reference, metadata, rate_card,
+    rate_version
 )
+SELECT
+    customer_no, hold_no, asset, 'open', requested, amount, 0, uncovered, policy,
+    pin_lots::bigint[], pin_amounts::bigint[], 0, expires_at, created_at, reference,
+    metadata, rate_card, rate_version
+FROM unnest(
+    $1::text::bigint[], $2::text::bigint[], $3::text::text[], $4::text::bigint[],
+    $5::text::bigint[], $6::text::bigint[], $7::text::text[], $8::text::text[], $9::text::text[],
+    $10::text::timestamptz[], $11::text::text[], $12::text::text[], $13::text::timestamptz[],
+    $14::text::text[], $15::text::integer[]
+) AS v (
+    customer_no, hold_no, asset, requested, amount, uncovered, policy, pin_lots, pin_amounts,
+    expires_at, reference, metadata, created_at, rate_card, rate_version
+);
 
+-- holds_move --
+-- Holds that were captured, ended, extended or pinned anew.
+UPDATE holds AS h
+SET
+    status = v.status,
+    amount = v.amount,
+    captured = v.captured,
+    uncovered = v.uncovered,
+    policy = v.policy,
+    pin_lots = v.pin_lots::bigint[],
+    pin_amounts = v.pin_amounts::bigint[],
+    steps = v.steps,
+    expires_at = v.expires_at,
+    ended_at = v.ended_at,
+    ended_created_at = v.ended_created_at
+FROM unnest(
+    $1::text::bigint[], $2::text::bigint[], $3::text::text[], $4::text::bigint[],
+    $5::text::bigint[], $6::text::bigint[], $7::text::text[], $8::text::text[], $9::text::text[],
+    $10::text::integer[], $11::text::timestamptz[], $12::text::timestamptz[],
+    $13::text::timestamptz[]
+) AS v (
+    customer_no, hold_no, status, amount, captured, uncovered, policy, pin_lots, pin_amounts,
+    steps, expires_at, ended_at, ended_created_at
+)
+WHERE h.customer_no = v.customer_no AND h.hold_no = v.hold_no;
+
+-- journals_make --
+-- Journals, at the end of their chains.
+INSERT INTO journals (
+    customer_no, seq, kind, effective_at, created_at, book_date, late_for, hold_no, grant_no,
+    lot_no, charge_seq, debt_no, is_late, origin, request_key, notes_digest, prev_hash, hash
+)
+SELECT *
+FROM unnest(
+    $1::text::bigint[], $2::text::bigint[], $3::text::text[], $4::text::timestamptz[],
+    $5::text::timestamptz[], $6::date[], $7::text::text[], $8::text::bigint[], $9::text::bigint[],
+    $10::text::bigint[], $11::text::bigint[], $12::text::bigint[], $13::boolean[],
+    $14::text::text[], $15::text::text[], $16::bytea[], $17::bytea[], $18::bytea[]
+);
+
+-- transfers_make --
+-- What the journals moved.
+INSERT INTO transfers (
+    customer_no, seq, line, asset, debit, credit, amount, lot_no, debt_no
+)
+SELECT *
+FROM unnest(
+    $1::text::bigint[], $2::text::bigint[], $3::text::integer[], $4::text::text[],
+    $5::text::text[], $6::text::text[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[]
+);
+
+-- requests_make --
+-- Answers to be remembered, given at $8.
 INSERT INTO requests (
     customer_no, key, operation, fingerprint, status, body, trace_id, created_at
 )
-SELECT customer_no, key, operation, fingerprint, status, body, trace_id, $1::timestamptz
+SELECT customer_no, key, operation, fingerprint, status, body, trace_id, $8::timestamptz
 FROM unnest(
-    $68::text::bigint[], $69::text::text[], $70::text::text[], $71::bytea[], $72::text::smallint[],
-    $73::bytea[],
-    $74::text::text[]
+    $1::text::bigint[], $2::text::text[], $3::text::text[], $4::bytea[], $5::text::smallint[],
+    $6::bytea[], $7::text::text[]
 ) AS v (customer_no, key, operation, fingerprint, status, body, trace_id);
 
 -- customers_set --
