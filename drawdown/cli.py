@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "config": "drawdown.commands.config:config",
     "verify": "drawdown.commands.verify:verify",
     "close": "drawdown.commands.close:close",
+    "import": "drawdown.commands.import_openings:import_openings",
     "export": "drawdown.commands.export:export",
     "demo": "drawdown.commands.demo:demo",
     "replay": "drawdown.commands.replay:replay",

@@ -94,8 +94,6 @@ class _Spread:
         self.lines = [
             [place for place, _ in group] for _, group in groupby(places, lambda one: one[1].line)
         ]
-        self.weights: list[int] | None = None
-        self.reached = 0
 
     def to(self, place: int, one: RefundState) -> list[int]:
         """All of it is of one purchase."""
@@ -106,23 +104,16 @@ class _Spread:
         return parts
 
     def over(self, one: RefundState | DisputeState) -> list[int]:
-        """Of each line its share of what is left."""
-        if self.weights is None:  # what was asked for by purchase is taken
-            self.weights = [sum(self.left[place] for place in line) for line in self.lines]
-            self.weights.append(self.rest)
-        upto = split(self.reached + one.amount, self.weights)
-        before = split(self.reached, self.weights)
+        """Of each line its share of what is left: all of it, where all that is left goes."""
+        weights = [sum(self.left[place] for place in line) for line in self.lines]
+        *shares, of_rest = split(one.amount, [*weights, self.rest])
         parts = [0] * len(self.left)
-        takes = isinstance(one, DisputeState) or one.status not in NEVER
-        for line, now, then in zip(self.lines, upto, before, strict=False):
-            amount = now - then
+        for line, amount in zip(self.lines, shares, strict=True):
             for place in reversed(line):
                 parts[place] = min(amount, self.left[place])
                 amount -= parts[place]
             parts[line[0]] += amount  # more than was paid: a loss of money alone
-            if takes:
-                for place in line:
-                    self.left[place] = max(0, self.left[place] - parts[place])
-        if takes:
-            self.reached += one.amount
+        if isinstance(one, DisputeState) or one.status not in NEVER:
+            self.left = [max(0, left - part) for left, part in zip(self.left, parts, strict=True)]
+            self.rest = max(0, self.rest - of_rest)
         return parts

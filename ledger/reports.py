@@ -127,8 +127,8 @@ REPORTS: Final[dict[str, Report]] = {
                 Column("month"),
                 Column("currency"),
                 *_amounts(
-                    *("currency", "opening", "sold", "recognised", "breakage", "refunded"),
-                    "closing",
+                    *("currency", "opening", "imported", "sold", "recognised"),
+                    *("breakage", "refunded", "closing"),
                 ),
             ),
         ),

@@ -5,7 +5,7 @@ what is compared under it. `notes` carries free text beside the facts, with the 
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -139,6 +139,10 @@ class Recurrence(Struct, frozen=True):
     count: int = 1
     anchor: datetime | None = None
     rollover: Rollover | None = None
+
+
+OPENING: Final = "opening"
+"""Where a grant came from that takes over a balance of another system: it was paid there."""
 
 
 class GrantCredit(Request, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from ledger.calendar import next_start
 from ledger.chart import ISSUED_BY
 from ledger.entities import Grant, Hold, Lot
 from ledger.posting import begin, finish, move, move_money
-from ledger.requests import Cost
+from ledger.requests import OPENING, Cost
 from ledger.returning import give_back
 from ledger.revenue import deferred_after
 from ledger.state import Account, Books, Journal, NeedMore, Settings
@@ -306,8 +306,9 @@ def grant_lot(
     move(books, journal, account, ISSUED_BY[grant.category], into, lot.amount, lot_no=lot.lot_no)
     if grant.cost is not None:
         cost = grant.cost
-        move_money(books, journal, cost.currency, "cash", "deferred_revenue", cost.amount)
-        move_money(books, journal, cost.currency, "cash", "tax", tax)
+        source = "opening" if grant.origin == OPENING else "cash"
+        move_money(books, journal, cost.currency, source, "deferred_revenue", cost.amount)
+        move_money(books, journal, cost.currency, source, "tax", tax)
     if upcoming:
         books.due(effective_at)
     books.offer(lot)

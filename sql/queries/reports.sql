@@ -163,7 +163,8 @@ CROSS JOIN unit AS u
 ORDER BY l.part, l.book_date, l.seq;
 
 -- report_deferred_revenue --
--- The roll-forward by month and currency: opening + sold - recognised - breakage - refunded.
+-- The roll-forward by month and currency: opening + imported + sold - recognised - breakage -
+-- refunded = closing. Imported: taken over from another system, where it was sold.
 WITH units AS MATERIALIZED (
     SELECT asset, ('1e-' || scale)::numeric AS unit FROM assets
 ),
@@ -176,6 +177,7 @@ moved AS (
             ELSE date_trunc('month', j.book_date::timestamp)::date
         END AS month,
         CASE
+            WHEN t.debit = 'opening' THEN 'imported'
             WHEN 'breakage_revenue' IN (t.debit, t.credit) THEN 'breakage'
             WHEN 'revenue' IN (t.debit, t.credit) THEN 'recognised'
             WHEN j.kind = 'grant' THEN 'sold'
@@ -214,6 +216,7 @@ sums AS (
     SELECT
         s.month,
         s.asset,
+        coalesce(sum(m.amount) FILTER (WHERE m.what = 'imported'), 0) AS imported,
         coalesce(sum(m.amount) FILTER (WHERE m.what = 'sold'), 0) AS sold,
         coalesce(-sum(m.amount) FILTER (WHERE m.what = 'recognised'), 0) AS recognised,
         coalesce(-sum(m.amount) FILTER (WHERE m.what = 'breakage'), 0) AS breakage,
@@ -238,6 +241,7 @@ SELECT
     to_char(r.month, 'YYYY-MM') AS month,
     r.asset AS currency,
     (r.closing - r.change) * u.unit AS opening,
+    r.imported * u.unit AS imported,
     r.sold * u.unit AS sold,
     r.recognised * u.unit AS recognised,
     r.breakage * u.unit AS breakage,
@@ -434,7 +438,7 @@ ORDER BY p.customer_no, p.part, m.meter, p.dimensions, p.rate_card, p.asset;
 
 -- report_purchases --
 -- What each sale moved of each account of money, without what was earned later. A sale by hand has
--- no purchase. Debits are cash, fees, disputed and refunds; credits are tax and deferred revenue.
+-- no purchase; what was taken over from another system is none. Debits are cash, fees, disputed and refunds; credits are tax and deferred revenue.
 WITH units AS MATERIALIZED (
     SELECT asset, ('1e-' || scale)::numeric AS unit FROM assets WHERE is_money
 ),
@@ -487,6 +491,7 @@ moved AS (
     WHERE
         ($1::date IS NULL OR j.book_date >= $1::date)
         AND j.book_date < $2::date
+        AND t.debit <> 'opening'
         AND 'revenue' NOT IN (t.debit, t.credit)
         AND 'breakage_revenue' NOT IN (t.debit, t.credit)
     GROUP BY j.customer_no, coalesce(j.grant_no, l.grant_no), t.asset

@@ -29,6 +29,7 @@ BOUND = [operation for operation in SCOPED if operation[2]["x-scope"] not in UNB
 ABSENT_CUSTOMER = "nobody"
 CODES_OF_IDS = {
     "customer_id": "customer_not_found",
+    "report": "report_not_found",
     "hold_id": "hold_not_found",
     "charge_id": "charge_not_found",
     "grant_id": "grant_not_found",

@@ -14,7 +14,7 @@ LEAVING = {("wallet", "expired"), ("wallet", "purchased"), ("wallet", "granted")
 """Credit that is back in a lot which has ended or was voided."""
 MOVES: dict[str, set[tuple[str, str]]] = {
     "grant": {(issued, to) for issued in ISSUED for to in ("wallet", "upcoming")}
-    | {("cash", "deferred_revenue"), ("cash", "tax")},
+    | {("cash", "deferred_revenue"), ("cash", "tax"), ("opening", "deferred_revenue")},
     "activation": {("upcoming", "wallet")},
     "charge": {(source, "burned") for source in ("wallet", "owed", "billed")}
     | {("expired", "wallet"), *LEAVING},

@@ -127,6 +127,13 @@ def test_nothing_was_paid_and_nothing_is_shared() -> None:
 STATUSES = st.sampled_from(["succeeded", "pending", "failed"])
 
 
+def test_small_sums_never_take_back_from_a_line() -> None:
+    bills = [bought("il_a", 0), bought("il_b", 50), bought("il_c", 25)]
+    news = [refund(f"re_{no}", amount) for no, amount in enumerate((0, 2, 1))]
+    shares = refunded(shares_of(invoice(150, *news), bills, {}))
+    assert all(part >= 0 for parts in shares for part in parts)
+
+
 @given(
     paid=st.lists(st.integers(0, 2000), min_size=1, max_size=5),
     rest=st.integers(0, 500),
