@@ -438,7 +438,8 @@ ORDER BY p.customer_no, p.part, m.meter, p.dimensions, p.rate_card, p.asset;
 
 -- report_purchases --
 -- What each sale moved of each account of money, without what was earned later. A sale by hand has
--- no purchase; what was taken over from another system is none. Debits are cash, fees, disputed and refunds; credits are tax and deferred revenue.
+-- no purchase; what was taken over from another system is none. Debits are cash, fees, disputed and
+-- refunds; credits are tax and deferred revenue.
 WITH units AS MATERIALIZED (
     SELECT asset, ('1e-' || scale)::numeric AS unit FROM assets WHERE is_money
 ),
