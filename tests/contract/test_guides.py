@@ -4,12 +4,13 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from sql.pool import Pool
-from tests.http import Running, serving
+from tests.http import Running, serving, set_clock
 from tests.pages import ROOT, blocks
 
 
@@ -176,3 +177,28 @@ async def test_export_guide_reads_balances_that_add_up_to_nothing(running: Runni
         ("credits", "purchased"): "5.000000000",
         ("credits", "wallet"): "-3.000000000",
     }
+
+
+async def test_worked_month_ends_with_the_journal_that_the_guide_shows(pool: Pool) -> None:
+    march = datetime(2030, 3, 5, 12, tzinfo=UTC)
+    await set_clock(pool, march)
+    async with serving(pool) as running:
+        api = running.api
+        await api.customer("acme")
+        cost = {"amount": "100", "currency": "USD"}
+        ends = "2030-03-25T00:00:00Z"
+        await api.grant("1000", category="paid", cost=cost, expires_at=ends)
+        await api.clock(march + timedelta(days=5))
+        charge = await api.consume("400")
+        await api.clock(march + timedelta(days=7))
+        undone = await api.post(f"/v1/charges/{charge['id']}/reverse", {"amount": "100"})
+        assert undone.status == 201
+        await api.clock(march + timedelta(days=30))
+        closed = await api.post("/v1/periods/2030-03/close", {}, key=None)
+        assert (closed.status, closed.body["status"]) == (200, "closed")
+        span = "from=2030-03&to=2030-04"
+        written = await api.get(f"/v1/reports/journal?format=hledger&{span}")
+        forward = await api.get(f"/v1/reports/deferred-revenue?format=csv&{span}")
+    page = (ROOT / "docs" / "guides" / "close-a-month.md").read_text()
+    assert blocks(page, "ledger") == [written.raw.decode()]
+    assert blocks(page, "csv") == [forward.raw.decode().replace("\r\n", "\n")]
