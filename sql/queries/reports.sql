@@ -317,7 +317,7 @@ SELECT
         WHEN l.expires_at < $2::date + 366 THEN '1 year'
         ELSE 'later'
     END AS good_for,
-    $2::date - l.effective_at::date AS age_days,
+    greatest($2::date - l.effective_at::date, 0) AS age_days,
     l.asset,
     l.amount * u.unit AS amount,
     o.units * u.unit AS remaining,
