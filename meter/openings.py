@@ -197,7 +197,7 @@ def _cost(service: Service, given: Columns, category: str) -> Cost | None:
 
 def _priority(given: Columns) -> int:
     text = given.get("priority", "50")
-    if not (text.isascii() and text.isdecimal() and int(text) <= PRIORITY_MAX and len(text) < 4):
+    if not (len(text) < 4 and text.isascii() and text.isdecimal() and int(text) <= PRIORITY_MAX):
         raise _wrong("priority", f"is a number from 0 to {PRIORITY_MAX}; lower burns first.")
     return int(text)
 

@@ -121,6 +121,7 @@ async def test_dry_run_tells_the_same_and_leaves_nothing(running: Running, pool:
         ("a,1,promotional,,,2001-01-01T00:00:00Z,,", "expires_at", ""),
         ("a,1,promotional,,,,101,", "priority", "0 to 100"),
         ("a,1,promotional,,,,-1,", "priority", "0 to 100"),
+        (f"a,1,promotional,,,,{'9' * 5_000},", "priority", "0 to 100"),
         ("a,1,promotional,,,,,é", "reference", "ASCII"),
         ("good,1,promotional,,,,,1", "reference", "Row 2"),
         ("a,1,promotional", "", "3 cells"),
