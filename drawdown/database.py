@@ -91,12 +91,17 @@ async def lacking(database: Database) -> list[str]:
         return await pending(conn)
 
 
+async def check_schema(database: Database) -> None:
+    """Raise StartError if migrations are pending."""
+    if names := await lacking(database):
+        raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
+
+
 @asynccontextmanager
 async def books(settings: Settings, data: Path | None) -> AsyncGenerator[Connection]:
     """A transaction on the books. Raises StartError where they are not ready for use."""
     async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
+        await check_schema(database)
         async with connected(database.dsn) as conn, conn.transaction():
             if await customers.installation(conn) is None:
                 raise StartError(

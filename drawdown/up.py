@@ -24,6 +24,7 @@ from drawdown.database import (
     Database,
     StartError,
     bring_up_to_date,
+    check_schema,
     connected,
     external,
     lacking,
@@ -224,9 +225,10 @@ async def open_service(
 ) -> AsyncGenerator[Service]:
     """The books for a command, on any kind of database.
 
-    If a sandbox runs on the folder `data` and this database, its Stripe is ours. Raises StartError,
-    SettingsError.
+    If a sandbox runs on the folder `data` and this database, its Stripe is ours. Raises StartError
+    (migrations are pending, too), SettingsError.
     """
+    await check_schema(database)
     async with _pool(database, settings) as pool:
         installation = await _installation(pool, settings, None)
         stripe = await fixed_account(pool, settings, installation)

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from drawdown.commands.options import data_option, run
-from drawdown.database import StartError, lacking, opened
+from drawdown.database import opened
 from drawdown.settings import Settings, load
 from drawdown.up import open_service
 from ledger.periods import Period
@@ -40,14 +40,11 @@ def close(period: str, force: bool, reason: str | None, as_json: bool, data: Pat
 
 
 async def _close(settings: Settings, data: Path | None, period: str, reason: str | None) -> Period:
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
-            try:
-                return await closing.close(service, period, reason=reason)
-            except ProblemError as problem:
-                raise click.ClickException(problem.detail) from problem
+    async with opened(settings, data) as database, open_service(database, settings) as service:
+        try:
+            return await closing.close(service, period, reason=reason)
+        except ProblemError as problem:
+            raise click.ClickException(problem.detail) from problem
 
 
 def _text(closed: Period) -> str:

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 import click
 
 from drawdown.commands.options import data_option, run
-from drawdown.database import StartError, lacking, opened
+from drawdown.database import opened
 from drawdown.progress import SECONDS_BETWEEN_LINES
 from drawdown.settings import Settings, load
 from drawdown.up import open_service
@@ -83,15 +83,12 @@ _Asked = tuple[str, str | None, str | None, str, str | None, str | None]
 
 
 async def _export(settings: Settings, data: Path | None, asked: _Asked, file: BinaryIO) -> None:
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
-            try:
-                async with aclosing(await _parts(service, asked)) as parts:
-                    await _write(parts, file)
-            except ProblemError as problem:
-                raise click.ClickException(problem.detail) from problem
+    async with opened(settings, data) as database, open_service(database, settings) as service:
+        try:
+            async with aclosing(await _parts(service, asked)) as parts:
+                await _write(parts, file)
+        except ProblemError as problem:
+            raise click.ClickException(problem.detail) from problem
 
 
 async def _parts(service: Service, asked: _Asked) -> AsyncGenerator[bytes]:

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from drawdown.commands.options import data_option, run
-from drawdown.database import StartError, lacking, opened
+from drawdown.database import opened
 from drawdown.settings import Settings, load
 from drawdown.up import open_service
 from meter.observe import configure_logging
@@ -52,11 +52,8 @@ def import_openings(
 
 
 async def _import(settings: Settings, data: Path | None, raw: bytes, is_dry_run: bool) -> Imported:
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
-            return await take_over(service, raw, is_dry_run=is_dry_run)
+    async with opened(settings, data) as database, open_service(database, settings) as service:
+        return await take_over(service, raw, is_dry_run=is_dry_run)
 
 
 def _text(done: Imported) -> str:

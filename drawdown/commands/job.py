@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from drawdown.commands.options import data_option, run
-from drawdown.database import StartError, default_data, lacking, opened
+from drawdown.database import default_data, opened
 from drawdown.settings import Settings, load
 from drawdown.up import open_service
 from jobs.runner import JobRun, JobStatus, Runner
@@ -54,29 +54,23 @@ def job(
 
 
 async def _list(settings: Settings, data: Path | None) -> Sequence[JobStatus]:
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
-            return await Runner(service, TIMETABLE).timetable()
+    async with opened(settings, data) as database, open_service(database, settings) as service:
+        return await Runner(service, TIMETABLE).timetable()
 
 
 async def _pause(settings: Settings, data: Path | None, name: str, *, resume: bool) -> JobStatus:
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
-            found = await Runner(service, TIMETABLE).pause(name, resume=resume)
+    async with opened(settings, data) as database, open_service(database, settings) as service:
+        found = await Runner(service, TIMETABLE).pause(name, resume=resume)
     assert found is not None, "the name is one of the timetable"
     return found
 
 
 async def _run_now(settings: Settings, data: Path | None, name: str) -> JobRun:
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings, data or default_data()) as service:
-            done = await Runner(service, TIMETABLE).run_now(name)
+    async with (
+        opened(settings, data) as database,
+        open_service(database, settings, data or default_data()) as service,
+    ):
+        done = await Runner(service, TIMETABLE).run_now(name)
     assert done is not None, "the name is one of the timetable"
     return done
 

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from drawdown.commands.options import data_option, run
-from drawdown.database import StartError, lacking, opened
+from drawdown.database import StartError, opened
 from drawdown.settings import Settings, load
 from drawdown.up import open_service
 from meter import raw, rebuild
@@ -76,24 +76,21 @@ def rebuild_(
 async def _rebuild(
     settings: Settings, data: Path | None, key: str | None, customer_id: str | None, *, check: bool
 ) -> list[Rebuilt]:
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
-            customer_no = None
-            if customer_id is not None:
-                customer_no = await service.directory.find(customer_id, makes=False)
-                if customer_no is None:
-                    raise StartError(f"there is no customer {customer_id}")
-            done: list[Rebuilt] = []
-            for meter in _meters(service, key):
-                pieces, lines = 0, list[str]()
-                if check:
-                    lines = await rebuild.differences(service.pool, meter, customer_no=customer_no)
-                else:
-                    pieces = await rebuild.rebuild(service.pool, meter, customer_no=customer_no)
-                done.append(Rebuilt(meter.key, pieces, lines))
-            return done
+    async with opened(settings, data) as database, open_service(database, settings) as service:
+        customer_no = None
+        if customer_id is not None:
+            customer_no = await service.directory.find(customer_id, makes=False)
+            if customer_no is None:
+                raise StartError(f"there is no customer {customer_id}")
+        done: list[Rebuilt] = []
+        for meter in _meters(service, key):
+            pieces, lines = 0, list[str]()
+            if check:
+                lines = await rebuild.differences(service.pool, meter, customer_no=customer_no)
+            else:
+                pieces = await rebuild.rebuild(service.pool, meter, customer_no=customer_no)
+            done.append(Rebuilt(meter.key, pieces, lines))
+        return done
 
 
 def _meters(service: Service, key: str | None) -> Sequence[Meter]:
@@ -122,15 +119,12 @@ def export_month(month: datetime, file: Path, data: Path | None) -> None:
 
 async def _export(settings: Settings, data: Path | None, month: date, file: Path) -> int:
     count = 0
-    async with opened(settings, data) as database:
-        if names := await lacking(database):
-            raise StartError(f"the database lacks {names[0]}: run `drawdown migrate`")
-        async with open_service(database, settings) as service:
-            with file.open("xb") as written:
-                async with transaction(service.pool, snapshot=True) as conn:
-                    async for line in raw.export(conn, month):
-                        written.write(line)
-                        count += 1
-                written.flush()
-                os.fsync(written.fileno())
+    async with opened(settings, data) as database, open_service(database, settings) as service:
+        with file.open("xb") as written:
+            async with transaction(service.pool, snapshot=True) as conn:
+                async for line in raw.export(conn, month):
+                    written.write(line)
+                    count += 1
+            written.flush()
+            os.fsync(written.fileno())
     return count
