@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from secrets import token_bytes
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, cast, get_args
 
 import msgspec
 from msgspec import Struct
@@ -164,7 +164,8 @@ def _grant(service: Service, given: Columns, reference: str) -> GrantCredit:
     expires_at = None if ends is None else parse.timestamp(ends, "/expires_at")
     if len(reference) > REFERENCE_MAX or not (reference.isascii() and reference.isprintable()):
         raise _wrong("reference", f"is at most {REFERENCE_MAX} printable ASCII characters.")
-    facts = (asset, amount, category, cost, expires_at, _priority(given))
+    priority = _priority(given)
+    facts = (asset, amount, category, cost, expires_at, priority)
     return GrantCredit(
         customer_no=0,
         key=f"opening/{reference}",
@@ -175,7 +176,7 @@ def _grant(service: Service, given: Columns, reference: str) -> GrantCredit:
         amount=amount,
         category=cast("Category", category),
         cost=cost,
-        priority=_priority(given),
+        priority=priority,
         expires_at=expires_at,
         origin=OPENING,
         notes=Notes(token_bytes(16), reason="opening balance"),
@@ -241,7 +242,8 @@ async def _granted(
         numbers |= await customers.find(conn, part)
         customers_made += len(made)
     ordered = sorted(openings, key=lambda one: (numbers[one.customer_id], one.row))
-    statuses: Counter[Literal["new", "replayed"]] = Counter()
+    replayed: Counter[bool] = Counter()
+    """Of the rows that are granted, whether they were before."""
     troubles: list[Trouble] = []
     for start in range(0, len(ordered), ROWS_AT_ONCE_MAX):
         part = ordered[start : start + ROWS_AT_ONCE_MAX]
@@ -254,10 +256,10 @@ async def _granted(
         for one, result in zip(part, results, strict=True):
             assert result is not None, "waited for the lock"
             if result.status == 201:
-                statuses["replayed" if result.is_replayed else "new"] += 1
+                replayed[result.is_replayed] += 1
             else:
                 troubles.append(_refused(one, msgspec.json.decode(result.body)))
-    return _told(service, openings, statuses, troubles, made=customers_made, is_dry_run=is_dry_run)
+    return _told(service, openings, replayed, troubles, made=customers_made, is_dry_run=is_dry_run)
 
 
 def _refused(one: Opening, body: Any) -> Trouble:
@@ -271,7 +273,7 @@ def _refused(one: Opening, body: Any) -> Trouble:
 def _told(
     service: Service,
     openings: Iterable[Opening],
-    statuses: Mapping[Any, int],
+    replayed: Counter[bool],
     troubles: list[Trouble],
     *,
     made: int = 0,
@@ -295,8 +297,8 @@ def _told(
         rows=sum(rows.values()),
         customers=len(names),
         customers_made=made,
-        granted=statuses.get("new", 0),
-        already_granted=statuses.get("replayed", 0),
+        granted=replayed[False],
+        already_granted=replayed[True],
         totals=[
             Total(
                 asset=kind[0],

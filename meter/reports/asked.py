@@ -6,14 +6,13 @@ from typing import Final
 
 from ledger import customers
 from ledger.reports import REPORTS, Report, Span
+from meter import parse
 from meter.problems import ProblemError
 from meter.reports import columnar
 from meter.reports.files import FORMS, Form, forms_of
 from meter.service import Service
 from sql.pool import transaction
 
-YEAR_MIN: Final = 1970
-YEAR_MAX: Final = 2200
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}(-[0-9]{2})?", re.ASCII)
 
 
@@ -52,7 +51,7 @@ def day(text: str, name: str) -> date:
             found = date.fromisoformat(text if len(text) == 10 else f"{text}-01")
         except ValueError:
             found = None
-        if found is not None and YEAR_MIN <= found.year <= YEAR_MAX:
+        if found is not None and parse.YEAR_MIN <= found.year <= parse.YEAR_MAX:
             return found
     raise ProblemError(
         422,

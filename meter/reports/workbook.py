@@ -54,9 +54,7 @@ class _Book:
 
     def __init__(self, path: Path, sheet: Sheet) -> None:
         self._sheet, self._columns = sheet, sheet.report.columns
-        self._book: Any = xlsxwriter.Workbook(
-            str(path), {**OPTIONS, "tmpdir": str(path.parent), "default_date_format": "yyyy-mm-dd"}
-        )
+        self._book: Any = xlsxwriter.Workbook(str(path), {**OPTIONS, "tmpdir": str(path.parent)})
         self._book.set_properties({"title": sheet.name, "created": MADE.replace(tzinfo=None)})
         self._bold = self._book.add_format({"bold": True})
         self._date = self._book.add_format({"num_format": "yyyy-mm-dd"})

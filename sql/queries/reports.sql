@@ -450,44 +450,18 @@ moved AS (
         coalesce(j.grant_no, l.grant_no) AS grant_no,
         t.asset,
         min(j.book_date) FILTER (WHERE j.kind = 'grant') AS sold_on,
-        sum(t.amount) FILTER (WHERE j.kind = 'grant') AS gross,
-        sum(
-            CASE
-                WHEN t.debit = 'cash' THEN t.amount WHEN t.credit = 'cash' THEN -t.amount ELSE 0
-            END
-        ) AS cash,
-        sum(
-            CASE
-                WHEN t.debit = 'fees' THEN t.amount WHEN t.credit = 'fees' THEN -t.amount ELSE 0
-            END
-        ) AS fees,
-        sum(
-            CASE
-                WHEN t.debit = 'disputed' THEN t.amount
-                WHEN t.credit = 'disputed' THEN -t.amount
-                ELSE 0
-            END
-        ) AS disputed,
-        sum(
-            CASE
-                WHEN t.debit = 'refunds' THEN t.amount WHEN
-                    t.credit = 'refunds'
-                    THEN -t.amount ELSE 0
-            END
-        ) AS refunds,
-        sum(
-            CASE WHEN t.credit = 'tax' THEN t.amount WHEN t.debit = 'tax' THEN -t.amount ELSE 0 END
-        ) AS tax,
-        sum(
-            CASE
-                WHEN t.credit = 'deferred_revenue' THEN t.amount
-                WHEN t.debit = 'deferred_revenue' THEN -t.amount
-                ELSE 0
-            END
-        ) AS deferred_revenue
+        sum(s.amount) FILTER (WHERE s.account = 'cash' AND j.kind = 'grant') AS gross,
+        sum(s.amount) FILTER (WHERE s.account = 'cash') AS cash,
+        sum(s.amount) FILTER (WHERE s.account = 'fees') AS fees,
+        sum(s.amount) FILTER (WHERE s.account = 'disputed') AS disputed,
+        sum(s.amount) FILTER (WHERE s.account = 'refunds') AS refunds,
+        -sum(s.amount) FILTER (WHERE s.account = 'tax') AS tax,
+        -sum(s.amount) FILTER (WHERE s.account = 'deferred_revenue') AS deferred_revenue
     FROM journals AS j
     INNER JOIN transfers AS t ON j.customer_no = t.customer_no AND j.seq = t.seq
     INNER JOIN units AS u ON t.asset = u.asset
+    CROSS JOIN
+        LATERAL (VALUES (t.debit, t.amount), (t.credit, -t.amount)) AS s (account, amount)
     LEFT JOIN lots AS l ON j.customer_no = l.customer_no AND j.lot_no = l.lot_no
     WHERE
         ($1::date IS NULL OR j.book_date >= $1::date)
@@ -510,12 +484,12 @@ SELECT
     p.invoice_id,
     m.asset AS currency,
     coalesce(m.gross, 0) * u.unit AS gross,
-    m.tax * u.unit AS tax,
-    m.deferred_revenue * u.unit AS deferred_revenue,
-    m.refunds * u.unit AS refunds,
-    m.disputed * u.unit AS disputed,
-    m.fees * u.unit AS fees,
-    m.cash * u.unit AS cash
+    coalesce(m.tax, 0) * u.unit AS tax,
+    coalesce(m.deferred_revenue, 0) * u.unit AS deferred_revenue,
+    coalesce(m.refunds, 0) * u.unit AS refunds,
+    coalesce(m.disputed, 0) * u.unit AS disputed,
+    coalesce(m.fees, 0) * u.unit AS fees,
+    coalesce(m.cash, 0) * u.unit AS cash
 FROM moved AS m
 INNER JOIN customers AS c ON m.customer_no = c.customer_no
 INNER JOIN units AS u ON m.asset = u.asset

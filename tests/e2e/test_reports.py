@@ -31,7 +31,6 @@ from tests.integration.whole_books import close_the_first_month, play
 from tests.servers import Database
 
 ALL = list(REPORTS)
-PLAIN = [name for name in ALL if name != "statement"]
 TABLES = ["json", "jsonl", "csv", "parquet", "xlsx"]
 
 
