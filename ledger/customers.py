@@ -40,6 +40,8 @@ class CustomerAnswer(Struct, frozen=True, kw_only=True):
     metadata: Metadata
     created_at: datetime
     updated_at: datetime
+    erased_at: datetime | None
+    """Since when its personal fields are gone for good; null: they are not."""
 
 
 class AssetAnswer(Struct, frozen=True):
@@ -75,10 +77,14 @@ class StripeCustomerTaken(Exception):
     """Another customer is this one at Stripe."""
 
 
+class CustomerErased(Exception):
+    """The customer's personal fields were erased, and no new ones are taken in."""
+
+
 async def put_profile(conn: Connection, customer_no: int, members: dict[str, Any]) -> None:
     """Set the members given (name … stripe_customer_id, metadata as JSON text).
 
-    Raises StripeCustomerTaken.
+    Raises StripeCustomerTaken and CustomerErased.
     """
     try:
         await _put_profile(conn, customer_no, members)
@@ -87,7 +93,7 @@ async def put_profile(conn: Connection, customer_no: int, members: dict[str, Any
 
 
 async def _put_profile(conn: Connection, customer_no: int, members: dict[str, Any]) -> None:
-    await conn.execute(
+    changed = await conn.fetchval(
         queries.profile_put,
         customer_no,
         members.get("name"),
@@ -99,6 +105,8 @@ async def _put_profile(conn: Connection, customer_no: int, members: dict[str, An
         members.get("rate_card"),
         members.get("stripe_customer_id"),
     )
+    if changed is None:
+        raise CustomerErased
 
 
 async def read(conn: Connection, customer_no: int, scale: int) -> CustomerAnswer | None:
@@ -145,6 +153,7 @@ def _answer(row: Record, scale: int) -> CustomerAnswer:
         metadata=Raw(row["metadata"].encode()),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        erased_at=row["erased_at"],
     )
 
 

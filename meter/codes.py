@@ -206,6 +206,19 @@ CODES: Final[Mapping[str, Code]] = {
         "The customer is closed: what is open can be finished, nothing new starts.",
         "Use another customer.",
     ),
+    "customer_in_use": Code(
+        (409,),
+        "Customer in use",
+        "The customer can't be erased yet: it is not closed, or something of it is under way. "
+        "`detail` lists what stands in the way. Nothing was erased.",
+        "Close the customer and end what `detail` names, then ask again.",
+    ),
+    "customer_erased": Code(
+        (409,),
+        "Customer erased",
+        "The customer's personal fields were erased: its profile takes nothing in any more.",
+        "Use another customer.",
+    ),
     "too_many_lots": Code(
         (409,),
         "Too many open lots",

@@ -38,6 +38,14 @@ def test_of(given: Any) -> Test:
     return _Reader().read(given, "", 1)
 
 
+def properties_of(checked: Mapping[str, Any]) -> set[str]:
+    """The paths that a filter which was checked looks at."""
+    parts = checked.get("and") or checked.get("or")
+    if parts is None:
+        return {checked["property"]}
+    return {path for part in parts for path in properties_of(part)}
+
+
 class _Reader:
     def __init__(self) -> None:
         self.conditions = 0

@@ -56,6 +56,14 @@ TOKENS_MAX: Final = 10**15
 """Of one count: no model call comes near."""
 
 
+_FLAGS: Final = {
+    "cached": "input_includes_cached",
+    "reasoning": "output_includes_reasoning",
+}
+MEMBERS: Final = frozenset({*_COUNT_OF, *_FLAGS.values()})
+"""All members of the data that decide what is billed."""
+
+
 class TokensError(ValueError):
     """The counts can't be read, or contradict each other. Says which, and what to send."""
 
@@ -86,12 +94,6 @@ def billable(data: Mapping[str, Any]) -> dict[str, int]:
     if reasoning and _flag(data, "output_includes_reasoning"):
         counts["output_tokens"] = _less(counts["output_tokens"], reasoning, "output", "reasoning")
     return counts
-
-
-_FLAGS: Final = {
-    "cached": "input_includes_cached",
-    "reasoning": "output_includes_reasoning",
-}
 
 
 def _less(whole: int, part: int, name: str, of: str) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from meter import genai
-from meter.filters import Test, test_of
+from meter.filters import Test, properties_of, test_of
 from meter.paths import DECIMALS_MAX, DIGITS_MAX, decimal_of, decimal_text, getter
 
 DIMENSION_BYTES_MAX: Final = 255
@@ -109,6 +109,18 @@ def reader_of(definition: Definition) -> Reader:
 
 
 _exact = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
+def paths_of(definition: Definition) -> set[str]:
+    """The places in an event's data that a meter looks at."""
+    paths = {path for _, path in definition.group_by}
+    if definition.value_property is not None:
+        paths.add(definition.value_property)
+    if definition.filters is not None:
+        paths |= properties_of(_exact(definition.filters))
+    if any(path.partition(".")[0] == BILLABLE for path in paths):
+        paths |= genai.MEMBERS
+    return paths
 
 
 def with_billable(data: Data) -> Data:

@@ -82,7 +82,9 @@ CREATE TABLE profiles (
     plan text COLLATE "C",
     plan_tier text,
     plan_rate_card text COLLATE "C",
-    updated_at timestamptz NOT NULL
+    updated_at timestamptz NOT NULL,
+    -- Since when the personal fields of the customer are gone; they are not taken in again.
+    erased_at timestamptz
 );
 
 CREATE UNIQUE INDEX profiles_stripe_customer ON profiles (stripe_customer_id)
@@ -1506,6 +1508,9 @@ api_keys, notes, requests, job_leases, job_runs, rollups, rollup_values,
 unrated_events, unrated_windows, unreported_usage
 TO drawdown_app;
 GRANT SELECT, INSERT, DELETE ON event_guards, meter_rejects, stripe_events TO drawdown_app;
+-- Of stored events and deliveries only the content ever changes, and only to less.
+GRANT UPDATE (data, extensions) ON events TO drawdown_app;
+GRANT UPDATE (body) ON stripe_events TO drawdown_app;
 GRANT USAGE ON SEQUENCE stripe_refund_no TO drawdown_app;
 GRANT SELECT ON account_balances TO drawdown_app;
 REVOKE EXECUTE ON FUNCTION event_month_drop_v1(date) FROM public;

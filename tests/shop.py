@@ -267,6 +267,13 @@ async def furnish_all(shop: Shop, customer_id: str = "acme", *, subscribes: bool
     return World(customer_id, {**world.ids, **ids})
 
 
+async def leave(shop: Shop, world: World) -> None:
+    """The customer ends what is open, and is closed."""
+    place = f"/v1/customers/{quote(world.customer_id, safe='')}"
+    assert (await shop.api.post(f"/v1/holds/{world.ids['hold_id']}/void")).status == 200
+    assert (await shop.api.post(f"{place}/close", {})).status == 200
+
+
 @asynccontextmanager
 async def shop(pool: Pool, *, has_one_clock: bool = False, **config: Any) -> AsyncGenerator[Shop]:
     """A sandbox that sells, at START, with a customer `acme`; deliveries reach it.

@@ -7,11 +7,12 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from ledger import customers
-from ledger.customers import AssetAnswer, CustomerAnswer, StripeCustomerTaken
+from ledger.customers import AssetAnswer, CustomerAnswer, CustomerErased, StripeCustomerTaken
 from ledger.decide import Closed
 from ledger.requests import CloseCustomer, Request, SetOverage, Settle
-from meter import auth, parse, subscriptions
+from meter import auth, erase, parse, subscriptions
 from meter.auth import TokenAnswer
+from meter.erase import Erased
 from meter.http import bodies
 from meter.http.hot import JSON, reply
 from meter.http.paging import LIMIT, Page, page, place
@@ -68,6 +69,12 @@ async def _put_profile(conn: Connection, number: int, members: dict[str, Any]) -
             "stripe_customer_taken",
             "Another customer is this one at Stripe. Nothing was changed.",
             pointer="/stripe_customer_id",
+        ) from None
+    except CustomerErased:
+        raise ProblemError(
+            409,
+            "customer_erased",
+            "The personal fields of this customer were erased: nothing is taken in again.",
         ) from None
 
 
@@ -193,6 +200,20 @@ async def close_customer(call: Call) -> Reply:
     return reply(await call.service.batcher.submit(request))
 
 
+async def erase_customer(call: Call) -> Reply:
+    """Erase the personal fields of a closed customer; the books stay, and still prove.
+
+    Name, e-mail, metadata, references, reasons, who it is at Stripe, what Stripe was sent and told,
+    card fingerprints, and of usage events all that no meter reads. Its keys and tokens end. Asked
+    again it erases what is new since. The customer at Stripe is yours to delete.
+    """
+    assert call.body is not None
+    parse.decode(call.body, bodies.CloseBody)
+    customer_id = call.ids[0]
+    number = await call.service.customer_no(call, customer_id)
+    return answer(200, await erase.erase(call.service, number, customer_id))
+
+
 async def make_token(call: Call) -> Reply:
     """A short-lived token for the customer's own eyes; it dies with the key that made it."""
     assert call.body is not None
@@ -256,6 +277,7 @@ ROUTES: Final = (
             "customer_not_found",
             "too_many_lots",
             "stripe_customer_taken",
+            "customer_erased",
         ),
         example={"name": "Acme", "overage": {"policy": "owe", "limit": "20"}},
     ),
@@ -297,6 +319,19 @@ ROUTES: Final = (
         answers={200: Closed},
         errors=("customer_not_found", "too_many_lots"),
         needs_key=True,
+        example={},
+    ),
+    Route(
+        method="POST",
+        path="/v1/customers/{customer_id}/erase",
+        operation="erase_customer",
+        summary="Erase a closed customer's personal fields; the books stay provable.",
+        scope="customers:write",
+        handler=erase_customer,
+        tag="Customers",
+        body=bodies.CloseBody,
+        answers={200: Erased},
+        errors=("customer_not_found", "customer_in_use"),
         example={},
     ),
     Route(

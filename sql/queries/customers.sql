@@ -42,7 +42,8 @@ UPDATE profiles SET
         ELSE stripe_customer_id
     END,
     updated_at = service_now_v1()
-WHERE customer_no = $1::bigint;
+WHERE customer_no = $1::bigint AND erased_at IS NULL
+RETURNING customer_no;
 
 -- profile_read --
 -- A customer as it is shown.
@@ -51,7 +52,7 @@ SELECT
     p.stripe_customer_id, p.subscription_id, p.subscription_status, p.plan_tier, p.metadata,
     (SELECT t.trouble FROM auto_top_ups AS t WHERE t.customer_no = c.customer_no) AS top_up_trouble,
     c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
-    p.updated_at,
+    p.updated_at, p.erased_at,
     0 < (
         SELECT count(*)
         FROM accounts AS a
@@ -73,7 +74,7 @@ SELECT
     p.stripe_customer_id, p.subscription_id, p.subscription_status, p.plan_tier, p.metadata,
     (SELECT t.trouble FROM auto_top_ups AS t WHERE t.customer_no = c.customer_no) AS top_up_trouble,
     c.overage_policy, c.overage_limit, c.closed_at, c.created_at,
-    p.updated_at,
+    p.updated_at, p.erased_at,
     0 < (
         SELECT count(*)
         FROM accounts AS a

@@ -97,7 +97,7 @@ FROM (
         2 AS place
     FROM customer_directory AS d
     INNER JOIN profiles AS p ON d.customer_no = p.customer_no
-    WHERE d.customer_id = $2::text AND p.stripe_customer_id IS NULL
+    WHERE d.customer_id = $2::text AND p.stripe_customer_id IS NULL AND p.erased_at IS NULL
 ) AS found
 ORDER BY place
 LIMIT 1;

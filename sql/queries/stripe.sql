@@ -256,7 +256,7 @@ WHERE p.customer_no = $1::bigint;
 -- stripe_customer_link --
 -- Who a customer is at Stripe, unless that is known.
 UPDATE profiles SET stripe_customer_id = $2::text, updated_at = service_now_v1()
-WHERE customer_no = $1::bigint AND stripe_customer_id IS NULL;
+WHERE customer_no = $1::bigint AND stripe_customer_id IS NULL AND erased_at IS NULL;
 
 -- stripe_customer_unlink --
 -- A customer was deleted at Stripe; whose that was.

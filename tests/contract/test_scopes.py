@@ -15,7 +15,7 @@ from tests.conftest import prove_books
 from tests.http import Answer, Api, Described, World, fresh_key
 from tests.prices import furnish_prices
 from tests.servers import Databases
-from tests.shop import Shop, furnish_all, shop
+from tests.shop import Shop, furnish_all, leave, shop
 
 DOCUMENT: Any = document(ROUTES)
 OPERATIONS = [
@@ -63,9 +63,12 @@ class Keys:
         return await furnish_all(self.sale, customer_id)
 
     async def furnish_for(self, operation: tuple[str, str, Any]) -> World:
-        """A new customer, who subscribes only where that matters."""
+        """A new customer, who subscribes, or has left, only where that matters."""
         subscribes = any(word in operation[1] for word in ("subscription", "payment-methods"))
-        return await furnish_all(self.sale, fresh_key(), subscribes=subscribes)
+        world = await furnish_all(self.sale, fresh_key(), subscribes=subscribes)
+        if operation[1].endswith("/erase"):
+            await leave(self.sale, world)
+        return world
 
     async def make(self) -> None:
         await furnish_prices(self.running)
