@@ -20,6 +20,7 @@ from jobs.auto_top_up import auto_top_up
 from jobs.confirm_usage import confirm_usage
 from jobs.event_months import event_partitions
 from jobs.forget import forget_guards, forget_refusals
+from jobs.move_plans import move_plans
 from jobs.prove import prove_books
 from jobs.rate_usage import rate_usage
 from jobs.recognise import recognise
@@ -58,6 +59,13 @@ TIMETABLE: Final = (
         seconds_max=300,
         work=stripe_outbox,
         about="asks Stripe for what nobody waits for: refunds",
+    ),
+    Job(
+        name="move_plans",
+        every=timedelta(minutes=5),
+        seconds_max=3_000,
+        work=move_plans,
+        about="takes subscribers along to a version of their plan with `apply_to: next_period`",
     ),
     Job(
         name="auto_top_up",

@@ -15,6 +15,7 @@ from ledger.requests import (
     MovePurchase,
     ReleasePurchase,
     Request,
+    Rollover,
 )
 from meter import checkout
 from meter.service import Service
@@ -76,8 +77,14 @@ async def _owner(service: Service, conn: Connection, payment: Payment) -> Purcha
     raise Twin(f"{row['object_id']} is what the purchase is paid by, and this has its marks")
 
 
-def decisions(owner: PurchaseRef, payment: Payment, *, freezes_fraud: bool) -> list[Request]:
-    """What is asked of the books, in order. Pure."""
+def decisions(
+    owner: PurchaseRef,
+    payment: Payment,
+    *,
+    freezes_fraud: bool,
+    rollover: Rollover | None = None,
+) -> list[Request]:
+    """What is asked of the books, in order; `rollover` is that of a plan's credits. Pure."""
     of: dict[str, Any] = {"customer_no": owner.customer_no, "purchase_no": owner.purchase_no}
     if payment.status != "paid":
         if payment.status == "failed":
@@ -90,6 +97,7 @@ def decisions(owner: PurchaseRef, payment: Payment, *, freezes_fraud: bool) -> l
         captured=payment.captured,
         tax=payment.tax,
         listed=payment.listed,
+        rollover=rollover,
     )
     move = MovePurchase(
         **of, operation="move_purchase", funds=funds_of(payment), ends=ended(payment)

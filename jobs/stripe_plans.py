@@ -76,8 +76,8 @@ async def apply_invoice(
     await _link(conn, invoice, owners)
     shares = shares_of(invoice, given, await _asked(conn, invoice, owners))
     fraud = service.config.freeze_on_fraud_warning
-    for owner, share in zip(owners, shares, strict=True):
-        for asked in decisions(owner, share, freezes_fraud=fraud):
+    for one, owner, share in zip(given, owners, shares, strict=True):
+        for asked in decisions(owner, share, freezes_fraud=fraud, rollover=one.rollover):
             done = await service.decide_in(conn, asked)
             if isinstance(asked, CreditPurchase) and not _is_credited(done.body):
                 break  # parked: a person decides first

@@ -193,10 +193,10 @@ def _set_standing(books: Books, request: SetStanding) -> Outcome:
     policy = books.policy, books.limit
     if not books.has_own_overage:
         policy = request.policy, request.limit
-    wanted = request.gated_from, request.unbilled_from, request.billed_before, *policy
-    known = books.gated_from, books.unbilled_from, books.billed_before, books.policy, books.limit
-    if wanted != known:
-        books.gated_from, books.unbilled_from, books.billed_before = wanted[:3]
+    wanted = request.gated_from, request.unbilled_from, request.billed_before, request.plan_until
+    known = books.gated_from, books.unbilled_from, books.billed_before, books.plan_until
+    if (wanted, policy) != (known, (books.policy, books.limit)):
+        books.gated_from, books.unbilled_from, books.billed_before, books.plan_until = wanted
         books.policy, books.limit = policy
         books.redefine()
     return Outcome(200, None)

@@ -276,7 +276,7 @@ def _due(books: Books, account: Account, holds: list[Hold], now: datetime) -> It
             amount = format_amount(lot.unpinned, account.scale)
             yield Due(lot.expires_at, "lot_expiry", public, amount)
     for grant in books.grants.values():
-        if grant.asset == account.asset and grant.next_start_at is not None:
+        if grant.asset == account.asset and grant.next_start_at and not grant.has_purchase:
             amount = format_amount(grant.amount, account.scale)
             public = books.public("grt", grant.grant_no)
             yield Due(grant.next_start_at, "next_period", public, amount)

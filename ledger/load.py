@@ -116,6 +116,7 @@ def _customers(rows: Iterable[Record]) -> dict[int, Books]:
             has_own_overage=row[13],
             unbilled_from=row[14],
             billed_before=int(row[15]),
+            plan_until=row[16],
         )
         for row in rows
     }

@@ -105,6 +105,7 @@ def _redefined(books: Books) -> Sequence[Any]:
         books.has_own_overage,
         books.unbilled_from,
         books.billed_before,
+        books.plan_until,
     )
 
 
@@ -123,6 +124,8 @@ def _reshaped(books: Books, lot: Lot) -> Sequence[Any]:
         lot.clawback_due,
         lot.written_off,
         lot.lapsed,
+        lot.expires_at,
+        lot.is_rollover,
     )
 
 

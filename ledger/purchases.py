@@ -21,6 +21,7 @@ from ledger.requests import (
     MarkPurchase,
     OpenPurchase,
     ReleasePurchase,
+    Rollover,
 )
 from ledger.settle import account_of, catch_up, grant_lot
 from ledger.state import Books, Settings
@@ -239,7 +240,7 @@ def _credit(
     ends = terms.expires_at
     if ends is None and terms.expires_in is not None:
         ends = now + timedelta(seconds=terms.expires_in)
-    _give(books, settings, purchase, "paid", terms.credits, ends, now)
+    _give(books, settings, purchase, "paid", terms.credits, ends, now, request.rollover)
     if terms.bonus:
         if terms.bonus_expires_in is not None:
             ends = now + timedelta(seconds=terms.bonus_expires_in)
@@ -257,6 +258,7 @@ def _give(
     amount: int,
     expires_at: datetime | None,
     now: datetime,
+    rollover: Rollover | None = None,
 ) -> None:
     """A grant with its lot; the money half stands in the journal of what was paid for."""
     terms, is_paid = purchase.terms, category == "paid"
@@ -278,6 +280,9 @@ def _give(
         has_purchase=True,
         is_new=True,
     )
+    if rollover is not None:
+        given.rollover_max, given.rollover_expires_in = rollover.max, rollover.expires_in
+        given.next_start_at = expires_at
     books.grants[given.grant_no] = books.changed_grants[given.grant_no] = given
     grant_lot(
         *(books, settings, given, starts, expires_at, journal),

@@ -180,6 +180,8 @@ class CreditPurchase(Request, frozen=True, kw_only=True):
     tax: int = 0
     listed: int | None = None
     """Before discounts and tax, where known: another than expected parks the purchase."""
+    rollover: Rollover | None = None
+    """What of a plan's credits stays when its period ends."""
 
 
 class MovePurchase(Request, frozen=True, kw_only=True):
@@ -251,6 +253,7 @@ class SetStanding(Request, frozen=True, kw_only=True):
     gated_from: datetime | None
     unbilled_from: datetime | None
     billed_before: int
+    plan_until: datetime | None
     policy: Policy
     """The plan's, of whoever has no own."""
     limit: int | None = None

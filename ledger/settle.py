@@ -171,7 +171,9 @@ class _Timeline:
         lot.expired += amount
         self.books.change_lot(lot, reshaped=True)
         finish(self.books, journal)
-        if kept:
+        if kept and lot.purchase_no is not None:
+            self.prolong(lot, at)
+        elif kept:
             self.push(at, ROLLOVER, lot.lot_no, lot)
 
     def kept(self, lot: Lot, at: datetime) -> int:
@@ -179,7 +181,26 @@ class _Timeline:
         grant = self.books.grants.get(lot.grant_no)
         if grant is None or grant.rollover_max is None or lot.is_rollover:
             return 0
-        return min(grant.rollover_max, lot.unpinned) if grant.next_start_at == at else 0
+        if grant.next_start_at != at:
+            return 0
+        if lot.purchase_no is None:
+            return min(grant.rollover_max, lot.unpinned)
+        until = self.books.plan_until
+        if until is not None and until <= at:
+            return 0
+        return max(0, min(grant.rollover_max - lot.pinned, lot.unpinned))
+
+    def prolong(self, lot: Lot, at: datetime) -> None:
+        """Keep what is left of a plan's lot: the same lot, as refunds are of it, with a later end.
+
+        What holds have pinned stays in it too, and counts first.
+        """
+        seconds = self.books.grants[lot.grant_no].rollover_expires_in
+        lot.expires_at = None if seconds is None else at + timedelta(seconds=seconds)
+        lot.is_rollover = True
+        self.books.offer_again(lot)
+        self.books.due(lot.expires_at)
+        self.push_lot(lot)
 
     def roll_over(self, old: Lot, at: datetime) -> None:
         """Move what is kept out of the ending lot and into a new one, its deferred share along."""
@@ -226,6 +247,10 @@ class _Timeline:
     def start_period(self, grant: Grant, at: datetime) -> None:
         """Make the lot of the period that starts at `at`."""
         if grant.next_start_at != at:
+            return
+        if grant.interval is None:  # of a plan, whose next period is another purchase
+            grant.next_start_at = None
+            self.books.changed_grants[grant.grant_no] = grant
             return
         following = period_after(grant, at)
         end = following if following is not None else grant.expires_at

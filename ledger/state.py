@@ -148,6 +148,7 @@ class Books(Struct, eq=False):
     unbilled_from: datetime | None = None
     """From when on `bill` acts as `deny`: no subscription passes it on. None: it is in force."""
     billed_before: int = 0
+    plan_until: datetime | None = None
     """What was billed before the current billing period."""
     last_no: int = 0
     last_seq: int = 0
@@ -252,6 +253,13 @@ class Books(Struct, eq=False):
             lot.is_offered = True
             line = self.order.setdefault(lot.asset, [])
             insort(line, (lot.burn_key, lot), key=_burn_key)
+
+    def offer_again(self, lot: Lot) -> None:
+        """Put a lot, whose end has moved, in its place of the burn order."""
+        line = self.order.setdefault(lot.asset, [])
+        line[:] = [entry for entry in line if entry[1] is not lot]
+        lot.is_offered = False
+        self.offer(lot)
 
     def keep_lot(self, lot: Lot) -> Lot:
         """Keep a lot as it was loaded, unless it is there; the one that is."""

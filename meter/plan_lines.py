@@ -8,6 +8,7 @@ from msgspec import Struct, structs
 
 from ledger.amounts import half_even
 from ledger.calendar import add_intervals
+from ledger.requests import Rollover
 from meter.plans import MONTHS, Period, Plan
 from meter.stripe_port import InvoiceLine, InvoiceState, SubscriptionState
 
@@ -30,6 +31,8 @@ class Allotment(Struct, frozen=True, kw_only=True):
     tax: int
     starts: datetime
     ends: datetime
+    rollover: Rollover | None = None
+    """What stays of it at its end."""
 
     @property
     def line(self) -> str:
@@ -75,12 +78,19 @@ def allotments(
             tax=shares[line.line_id][1],
             starts=line.starts,
             ends=line.ends,
+            rollover=None if is_trial else _rollover(plan, max(1, line.quantity)),
         )
         found.extend([whole] if is_trial else _by_month(whole, line.starts))
     changes.sort(key=_period)
     for _, group in groupby(changes, key=_period):
         found.extend(_of_change(list(group), subscription, plans, periods, shares))
     return [one for one in found if one.credits > 0 and one.starts < one.ends]
+
+
+def _rollover(plan: Plan, seats: int) -> Rollover | None:
+    if plan.rollover is None:
+        return None
+    return Rollover(plan.rollover.max * seats, plan.rollover.expires_in)
 
 
 def _period(line: InvoiceLine) -> tuple[datetime, datetime]:

@@ -8,6 +8,7 @@ import msgspec
 from asyncpg import Record
 from msgspec import Struct, structs
 
+from ledger.requests import Rollover
 from meter import catalog, plan_items, stripe_calls
 from meter.plan_items import Metered, Overage
 from meter.problems import ProblemError
@@ -18,6 +19,7 @@ from sql.pool import Connection, transaction
 
 Period = Literal["month", "year"]
 UpgradeCredits = Literal["renewal", "full"]
+ApplyTo = Literal["new", "next_period"]
 MONTHS: Final[Mapping[Period, int]] = {"month": 1, "year": 12}
 BILLABLE: Final = frozenset({"sum", "count"})
 """Aggregations whose hours add up to the period, as a sum at Stripe does."""
@@ -52,6 +54,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     overage: Overage | None = None
     credits_every: Literal["month"] | None = None
     """Given month by month of a period that is longer; None: whole, at its start."""
+    rollover: Rollover | None = None
+    """What stays of each period's credits, for each seat."""
+    apply_to: ApplyTo = "new"
+    """Whether those who have subscribed already move to it when their period ends."""
     created_at: datetime | None = None
 
     @property
@@ -75,6 +81,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 def _read(row: Record) -> Plan:
     known: dict[str, Any] = {name: value for name, value in row.items() if name != "price_id"}
+    most, seconds = known.pop("rollover_max"), known.pop("rollover_expires_in")
+    known["rollover"] = None if most is None else Rollover(most, seconds)
     known["metered"] = msgspec.json.decode(row["metered"], type=tuple[Metered, ...])
     known["overage"] = msgspec.json.decode(row["overage"], type=Overage | None)
     return Plan(**known)
@@ -116,10 +124,12 @@ async def put(conn: Connection, wanted: Plan) -> tuple[Plan, bool]:
         if same == known:
             return known, False
     members: dict[str, Any] = structs.asdict(wanted)
-    del members["version"], members["created_at"]
+    del members["version"], members["created_at"], members["apply_to"], members["rollover"]
     for name in ("metered", "overage"):
         members[name] = msgspec.json.encode(members[name]).decode()
-    await conn.execute(queries.plan_add, *members.values())
+    kept = wanted.rollover
+    rollover = (None, None) if kept is None else (kept.max, kept.expires_in)
+    await conn.execute(queries.plan_add, *members.values(), *rollover, wanted.apply_to)
     if wanted.metered:
         await conn.execute(queries.meters_report, [one.meter for one in wanted.metered])
     made = await latest(conn, wanted.plan)

@@ -9,12 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from ledger import customers
-from ledger.requests import Claim, GrantCredit, Notes
+from ledger.requests import GrantCredit, Notes
 from meter import stripe_calls, subscriptions, usage_items
-from meter.http import readers
 from meter.plan_lines import part_of
 from meter.plans import Plan
-from meter.route import Call
 from meter.service import Service
 from meter.stripe_calls import StripeCall
 from meter.stripe_port import Made, Preview, StripePort, SubscriptionState
@@ -39,10 +37,6 @@ class Wanted(Struct, frozen=True, kw_only=True):
     when: When
     proration: Proration
     proration_date: datetime | None
-
-
-class _Claimed(Struct, frozen=True):
-    id: str
 
 
 class Told(Struct, frozen=True):
@@ -119,29 +113,6 @@ class Doing(Struct, frozen=True, kw_only=True):
                 if await conn.fetchrow(queries.stripe_call_read, f"{self.name}-{what}"):
                     return True
         return False
-
-
-async def begin(call: Call, customer_no: int, operation: str) -> Doing:
-    """Claim the request's key. Raises ProblemError 422 if it was another request's."""
-    service, body = call.service, call.body
-    assert body is not None
-
-    async def claim() -> tuple[str, bool]:
-        async with transaction(service.pool) as conn:
-
-            def read(_: Call, __: Any, ___: Any, common: dict[str, Any]) -> Claim:
-                return Claim(customer_no=customer_no, **common)
-
-            request = await readers.request_of(
-                call, read, operation, call.ids, body, call.idempotency_key
-            )
-            result = await service.decide_in(conn, request)
-            epoch: int = await conn.fetchval(queries.stripe_epoch)
-            claimed = msgspec.json.decode(result.body, type=_Claimed)
-            return f"{operation}-{claimed.id}-{epoch}", result.is_replayed
-
-    name, is_replayed = await service.retried(claim)
-    return Doing(service=service, customer_no=customer_no, name=name, is_replayed=is_replayed)
 
 
 async def preview(stripe: StripePort, one: Subscription, wanted: Wanted) -> Preview:

@@ -202,6 +202,7 @@ async def stand(service: Service, conn: Connection, customer_no: int) -> None:
         gated_from=gated,
         unbilled_from=unbilled,
         billed_before=billed_before,
+        plan_until=None if first is None else first.state.ended_at or first.state.cancel_at,
         policy=policy,
         limit=limit,
     )

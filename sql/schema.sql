@@ -61,6 +61,8 @@ CREATE TABLE customers (
     billed_before numeric(38, 0) NOT NULL DEFAULT 0,
     -- The last journal whose money half is recognised.
     recognised_seq bigint NOT NULL DEFAULT 0,
+    -- From when on no plan renews: credit of a plan that ends then, or later, does not roll over.
+    plan_until timestamptz,
     CONSTRAINT customers_owe_has_limit
     CHECK (overage_policy <> 'owe' OR overage_limit IS NOT NULL)
 ) WITH (fillfactor = 50);
@@ -894,7 +896,14 @@ CREATE TABLE plans (
     credits_every text CHECK (
         credits_every IS NULL OR (credits_every = 'month' AND period = 'year')
     ),
-    PRIMARY KEY (plan, version)
+    -- Of what a period leaves unused, how much stays for how many seconds longer (NULL: for ever).
+    rollover_max bigint CHECK (rollover_max > 0),
+    rollover_expires_in bigint CHECK (rollover_expires_in > 0),
+    -- Whether those who have subscribed already move to this version when their period ends.
+    apply_to text NOT NULL DEFAULT 'new' CHECK (apply_to IN ('new', 'next_period')),
+    PRIMARY KEY (plan, version),
+    CONSTRAINT plans_rollover_has_max
+    CHECK (rollover_max IS NOT NULL OR rollover_expires_in IS NULL)
 );
 
 -- Every price ever made at Stripe for a plan, and the version that it stands for, for ever.

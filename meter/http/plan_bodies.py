@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from meter.http.bodies import Amount, Body, Metadata, Time
+from ledger.answers import RolloverAnswer
+from meter.http.bodies import Amount, Body, Metadata, RolloverBody, Time
 from meter.http.stripe_bodies import PlanKey, Price, PriceAnswer
 from meter.http.usage_bodies import RateCardKey
 from meter.plan_items import EVENT_NAME_PATTERN, ITEMS_MAX
@@ -90,7 +91,13 @@ class PlanBody(Body, frozen=True, kw_only=True):
     """Whether holds and usage of its customers need it in good standing."""
     metered: Annotated[tuple[MeteredBody, ...], Meta(max_length=ITEMS_MAX)] = ()
     overage: PlanOverageBody | None = None
+    rollover: RolloverBody | None = None
+    """Of what a period (or month, see `credits_every`) leaves unused, for each seat: at most `max`
+    stays, for `expires_in` seconds longer (left out: for ever), once. Nothing stays when the
+    subscription ends."""
     rate_card: RateCardKey | None = None
+    apply_to: Literal["new", "next_period"] = "new"
+    """Whether those who have subscribed already move to this version, when their period ends."""
     active: bool = True
     tax_code: Annotated[str, Meta(pattern="^txcd_[0-9]{8}$")] | None = None
     tax_behavior: Literal["inclusive", "exclusive"] | None = None
@@ -142,7 +149,9 @@ class PlanAnswer(Struct, frozen=True, kw_only=True):
     requires_subscription: bool
     metered: list[MeteredAnswer]
     overage: PlanOverageAnswer | None
+    rollover: RolloverAnswer | None
     rate_card: str | None
+    apply_to: str
     active: bool
     tax_code: str | None
     tax_behavior: str | None

@@ -7,6 +7,8 @@ from typing import Final, Literal
 import msgspec
 
 from ledger.amounts import format_amount
+from ledger.answers import RolloverAnswer
+from ledger.requests import Rollover
 from meter import parse, plans, stripe_calls
 from meter.http.customers import answer
 from meter.http.packs import price_of
@@ -35,7 +37,8 @@ from sql.pool import transaction
 async def put_plan(call: Call) -> Reply:
     """Make a plan or change it, with its product and price at Stripe.
 
-    A change is a new version, for those who subscribe or change from now on. If Stripe is away the
+    A change is a new version, for those who subscribe or change from now on; with `apply_to:
+    next_period` also for those who have subscribed, when their period ends. If Stripe is away the
     version is there, and the same request (or the first checkout) makes what is missing.
     """
     assert call.body is not None
@@ -98,6 +101,24 @@ async def _read(call: Call, body: PlanBody) -> Plan:
         metered=_metered(body.metered, money),
         overage=_overage(service, body.overage, money, [one.event_name for one in body.metered]),
         credits_every=_every(body),
+        rollover=_rollover(body, scale),
+        apply_to=body.apply_to,
+    )
+
+
+def _rollover(body: PlanBody, scale: int) -> Rollover | None:
+    """What stays of a period's credits. Raises ProblemError 422."""
+    if body.rollover is None:
+        return None
+    if body.credits is None:
+        raise ProblemError(
+            422,
+            "invalid_value",
+            "There are no credits that could stay: send credits.",
+            pointer="/rollover",
+        )
+    return Rollover(
+        parse.amount(body.rollover.max, scale, "/rollover/max"), body.rollover.expires_in
     )
 
 
@@ -256,6 +277,10 @@ def _show(service: Service, plan: Plan) -> PlanAnswer:
             for one in plan.metered
         ],
         overage=None if plan.overage is None else _show_overage(plan.overage, scales["credits"]),
+        rollover=None
+        if plan.rollover is None
+        else RolloverAnswer(format_amount(plan.rollover.max, scale), plan.rollover.expires_in),
+        apply_to=plan.apply_to,
         rate_card=plan.rate_card,
         active=plan.is_active,
         tax_code=plan.tax_code,

@@ -8,6 +8,7 @@ from ledger import customers
 from ledger.amounts import format_amount
 from meter import parse, plans, stripe_calls, sub_actions, subscriptions
 from meter.http.billing import port
+from meter.http.claims import begin
 from meter.http.customers import answer
 from meter.http.hot import JSON, REPLAYED
 from meter.http.paging import LIMIT, Page, page, place
@@ -260,7 +261,7 @@ async def _act(
     async with transaction(service.pool) as conn:
         known = await conn.fetchrow(queries.request_read, number, call.idempotency_key)
     one = None if known else await _live(call)  # a key is not claimed for nothing
-    doing = await sub_actions.begin(call, number, operation)
+    doing = await begin(call, number, operation)
     try:
         told = await doing.told(*ends) if doing.is_replayed else None
         if told is None:

@@ -6,7 +6,7 @@
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
-    unbilled_from, billed_before
+    unbilled_from, billed_before, plan_until
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
@@ -17,7 +17,7 @@ FOR NO KEY UPDATE SKIP LOCKED;
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
-    unbilled_from, billed_before
+    unbilled_from, billed_before, plan_until
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
@@ -28,7 +28,7 @@ FOR NO KEY UPDATE;
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
-    unbilled_from, billed_before
+    unbilled_from, billed_before, plan_until
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no
@@ -39,7 +39,7 @@ FOR SHARE;
 SELECT
     customer_no, customer_id, overage_policy, overage_limit, signup_due, closed_at, last_no,
     last_seq, last_hash, last_created_at, next_due_at, created_at, gated_from, has_own_overage,
-    unbilled_from, billed_before
+    unbilled_from, billed_before, plan_until
 FROM customers
 WHERE customer_no = any($1::text::bigint[])
 ORDER BY customer_no;

@@ -154,13 +154,14 @@ SET
     gated_from = v.gated_from,
     has_own_overage = v.has_own_overage,
     unbilled_from = v.unbilled_from,
-    billed_before = v.billed_before
+    billed_before = v.billed_before,
+    plan_until = v.plan_until
 FROM unnest(
     $1::bigint[], $2::text[], $3::bigint[], $4::boolean[], $5::timestamptz[], $6::timestamptz[],
-    $7::boolean[], $8::timestamptz[], $9::numeric[]
+    $7::boolean[], $8::timestamptz[], $9::numeric[], $10::timestamptz[]
 ) AS v (
     customer_no, overage_policy, overage_limit, signup_due, closed_at, gated_from, has_own_overage,
-    unbilled_from, billed_before
+    unbilled_from, billed_before, plan_until
 )
 WHERE c.customer_no = v.customer_no;
 
@@ -205,14 +206,16 @@ SET
     deferred_units = v.deferred_units,
     clawback_due = v.clawback_due,
     written_off = v.written_off,
-    lapsed = v.lapsed
+    lapsed = v.lapsed,
+    expires_at = v.expires_at,
+    is_rollover = v.is_rollover
 FROM unnest(
     $1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
     $7::boolean[], $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
-    $13::bigint[]
+    $13::bigint[], $14::timestamptz[], $15::boolean[]
 ) AS v (
     customer_no, lot_no, remaining, pinned, expired, voided, is_upcoming, voided_at,
-    deferred_amount, deferred_units, clawback_due, written_off, lapsed
+    deferred_amount, deferred_units, clawback_due, written_off, lapsed, expires_at, is_rollover
 )
 WHERE l.customer_no = v.customer_no AND l.lot_no = v.lot_no;
 

@@ -5,7 +5,8 @@
 SELECT DISTINCT ON (plan)
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, metered, overage, credits_every, created_at
+    metadata, metered, overage, credits_every, rollover_max, rollover_expires_in, apply_to,
+    created_at
 FROM plans
 WHERE $1::text IS NULL OR plan = $1::text
 ORDER BY plan, version DESC;
@@ -19,14 +20,15 @@ SELECT pg_advisory_xact_lock(1886150017, hashtext($1::text));
 INSERT INTO plans (
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, metered, overage, credits_every, created_at
+    metadata, metered, overage, credits_every, rollover_max, rollover_expires_in, apply_to,
+    created_at
 )
 SELECT
     $1::text,
     coalesce(max(version), 0) + 1,
     $2::text, $3::text, $4::text, $5::text, $6::bigint, $7::text, $8::integer, $9::bigint,
     $10::bigint, $11::text, $12::smallint, $13::boolean, $14::text, $15::text, $16::text,
-    $17::boolean, $18::text, $19::text, $20::text, $21::text,
+    $17::boolean, $18::text, $19::text, $20::text, $21::text, $22::bigint, $23::bigint, $24::text,
     service_now_v1()
 FROM plans
 WHERE plan = $1::text;
@@ -36,7 +38,8 @@ WHERE plan = $1::text;
 SELECT
     plan, version, name, tier, asset, currency, amount, period, trial_days, credits, trial_credits,
     upgrade_credits, priority, requires_subscription, rate_card, tax_code, tax_behavior, is_active,
-    metadata, metered, overage, credits_every, created_at
+    metadata, metered, overage, credits_every, rollover_max, rollover_expires_in, apply_to,
+    created_at
 FROM plans
 WHERE plan = $1::text AND version = $2::integer;
 
@@ -46,7 +49,8 @@ SELECT
     x.price_id, p.plan, p.version, p.name, p.tier, p.asset, p.currency, p.amount, p.period,
     p.trial_days, p.credits, p.trial_credits, p.upgrade_credits, p.priority,
     p.requires_subscription, p.rate_card, p.tax_code, p.tax_behavior, p.is_active, p.metadata,
-    p.metered, p.overage, p.credits_every, p.created_at
+    p.metered, p.overage, p.credits_every, p.rollover_max, p.rollover_expires_in, p.apply_to,
+    p.created_at
 FROM plan_prices AS x
 INNER JOIN plans AS p ON x.plan = p.plan AND x.version = p.version
 WHERE x.price_id = any($1::text[]);
@@ -201,3 +205,48 @@ GROUP BY expires_at;
 INSERT INTO invoice_intents (customer_no, invoice_id, intent_id, created_at)
 VALUES ($1::bigint, $2::text, $3::text, service_now_v1())
 ON CONFLICT (customer_no, invoice_id, intent_id) DO NOTHING;
+
+-- subscriptions_behind --
+-- Live subscriptions, up to $1, of versions that a later one takes along when their period ends:
+-- which one. Not those that end, change or wait to be paid anyway; a move that failed is tried
+-- again when it is due, and each is made once in a period.
+SELECT
+    s.customer_no,
+    s.subscription_id,
+    t.version,
+    m.name
+FROM subscriptions AS s
+CROSS JOIN LATERAL (
+    SELECT max(p.version) AS version
+    FROM plans AS p
+    INNER JOIN plan_prices AS x ON p.plan = x.plan AND p.version = x.version
+    INNER JOIN plans AS has ON has.plan = s.plan AND has.version = s.version
+    WHERE
+        p.plan = s.plan
+        AND p.version > s.version
+        AND p.apply_to = 'next_period'
+        AND p.currency = has.currency
+) AS t
+CROSS JOIN LATERAL (
+    SELECT concat_ws(
+        '-', 'move', s.subscription_id, t.version, extract(EPOCH FROM s.period_end)::bigint
+    ) AS name
+) AS m
+LEFT JOIN stripe_calls AS k ON k.name = m.name || '-phases'
+LEFT JOIN stripe_calls AS f ON f.name = m.name || '-schedule'
+WHERE
+    s.is_live
+    AND s.status IN ('active', 'past_due')
+    AND s.period_end > service_now_v1()
+    AND t.version IS NOT NULL
+    AND (
+        s.state::json ->> 'schedule_id' IS NULL
+        OR s.state::json ->> 'schedule_id' = f.object_id
+    )
+    AND s.state::json ->> 'cancel_at' IS NULL
+    AND s.state::json ->> 'update_expires_at' IS NULL
+    AND k.object_id IS NULL
+    AND NOT coalesce(k.is_parked OR f.is_parked, false)
+    AND coalesce(greatest(k.not_before, f.not_before) <= service_now_v1(), true)
+ORDER BY s.period_end, s.customer_no
+LIMIT $1::integer;

@@ -308,13 +308,13 @@ SELECT
     public_id_v1('lot', l.customer_no, l.lot_no) AS lot_id,
     l.category,
     l.effective_at,
-    l.expires_at,
+    e.expires_at,
     CASE
-        WHEN l.expires_at IS NULL THEN 'never'
-        WHEN l.expires_at < $2::date + 1 THEN 'ended'
-        WHEN l.expires_at < $2::date + 31 THEN '30 days'
-        WHEN l.expires_at < $2::date + 91 THEN '90 days'
-        WHEN l.expires_at < $2::date + 366 THEN '1 year'
+        WHEN e.expires_at IS NULL THEN 'never'
+        WHEN e.expires_at < $2::date + 1 THEN 'ended'
+        WHEN e.expires_at < $2::date + 31 THEN '30 days'
+        WHEN e.expires_at < $2::date + 91 THEN '90 days'
+        WHEN e.expires_at < $2::date + 366 THEN '1 year'
         ELSE 'later'
     END AS good_for,
     greatest($2::date - l.effective_at::date, 0) AS age_days,
@@ -326,6 +326,15 @@ SELECT
 FROM left_over AS o
 INNER JOIN lots AS l ON o.customer_no = l.customer_no AND o.lot_no = l.lot_no
 INNER JOIN customers AS c ON l.customer_no = c.customer_no
+INNER JOIN grants AS g ON l.customer_no = g.customer_no AND l.grant_no = g.grant_no
+CROSS JOIN LATERAL (
+    -- A plan's lot that was kept longer ended with its period before that.
+    SELECT
+        CASE
+            WHEN l.is_rollover AND g.has_purchase AND g.expires_at >= $2::date THEN g.expires_at
+            ELSE l.expires_at
+        END AS expires_at
+) AS e
 INNER JOIN units AS u ON l.asset = u.asset
 LEFT JOIN units AS m ON l.currency = m.asset
 WHERE o.units > 0 AND ($1::date IS NULL OR $1::date < $2::date)

@@ -79,7 +79,7 @@ async def sell_something(conn: Connection, customer_no: int) -> None:
     await conn.execute(
         queries.plan_add,
         *("pro", "A plan", "pro", "credits", "USD", 2_000, "month", None, 10, 0, "renewal", 50),
-        *(False, None, None, None, True, "{}", "[]", "null", None),
+        *(False, None, None, None, True, "{}", "[]", "null", None, 5, 60, "new"),
     )
     await conn.execute(queries.plan_item_link, f"price_u{customer_no}", "pro", 1, "calls", "mtr")
     await conn.execute(queries.plan_price_link, f"price_{customer_no}", "pro", 1)
