@@ -15,6 +15,7 @@ from meter.http import (
     packs,
     periods,
     plans,
+    portability,
     prices,
     purchases,
     reads,
@@ -48,5 +49,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *reports.ROUTES,
     *webhook.ROUTES,
     *why.ROUTES,
+    *portability.ROUTES,
     *operate.ROUTES,
 )

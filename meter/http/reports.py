@@ -33,7 +33,7 @@ async def read_report(call: Call) -> Reply:
         asset=call.query.get("asset"),
     )
     gzip = not form.is_packed and _takes_gzip(call.headers)
-    parts = _in_turn(call.service, stream(call.service.reports_pool, report, span, form, gzip=gzip))
+    parts = in_turn(call.service, stream(call.service.reports_pool, report, span, form, gzip=gzip))
     # Before the answer begins: what fails here is still a problem with a status.
     first = await anext(parts, b"")
     name = f"{report.name}.{form.suffix}"
@@ -47,7 +47,7 @@ async def read_report(call: Call) -> Reply:
     return Reply(200, first, tuple(headers), stream=parts)
 
 
-async def _in_turn(service: Service, parts: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def in_turn(service: Service, parts: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """The parts, while this process makes no more reports than it may."""
     if service.report_slots.locked():
         raise ProblemError(

@@ -98,7 +98,10 @@ async def test_refund_of_the_month_takes_what_stayed(sale: Shop) -> None:
 
     assert asked.status == 202, asked
     now = await sale.purchase(first)
-    assert (now["refunded"], now["lots"][0]["remaining"]) == ("3.33", "0.5")  # 3.33 of 20.00 stand for 499.5
+    assert (now["refunded"], now["lots"][0]["remaining"]) == (
+        "3.33",
+        "0.5",
+    )  # 3.33 of 20.00 stand for 499.5
     assert [remaining for remaining, _ in await lots(sale)] == ["3000", "0.5"]
 
 
