@@ -213,6 +213,11 @@ async def assets(conn: Connection) -> list[Asset]:
     return [Asset(*row) for row in await conn.fetch(queries.report_assets)]
 
 
+async def customer(conn: Connection, span: Span) -> Record | None:
+    """Whom a statement is sent to: the id, and the name of today."""
+    return await conn.fetchrow(queries.report_customer, span.customer_no)
+
+
 async def rows(conn: Connection, report: Report, span: Span) -> AsyncGenerator[Sequence[Record]]:
     """The rows of a report, some at a time: never all in memory."""
     cursor = await conn.cursor(report.query, *span.arguments(report), timeout=SECONDS_MAX)

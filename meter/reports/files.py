@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ledger import reports
 from ledger.reports import JOURNAL, TRIAL_BALANCE, Asset, Report, Span
-from meter.reports import columnar, plain_text, text, workbook
+from meter.reports import columnar, letter, plain_text, text, workbook
 from meter.reports.sheet import Sheet
 from sql.copy import Cell, copy_csv
 from sql.pool import Connection, Pool, transaction
@@ -32,6 +32,8 @@ class Form(Struct, frozen=True):
     """It has whole journals, and nothing else."""
     is_packed: bool = False
     """It is compressed already."""
+    is_letter: bool = False
+    """It is one customer's statement, for people."""
 
 
 FORMS: Final[dict[str, Form]] = {
@@ -46,13 +48,19 @@ FORMS: Final[dict[str, Form]] = {
         is_packed=True,
     ),
     "hledger": Form("text/vnd.hledger", "journal", plain_text.hledger, is_journal=True),
+    "html": Form("text/html", "html", letter.html, is_letter=True),
     "beancount": Form("text/vnd.beancount", "beancount", plain_text.beancount, is_journal=True),
 }
 
 
 def forms_of(report: Report) -> list[str]:
     """The names of the forms that a report can be had in."""
-    return [name for name, form in FORMS.items() if report is JOURNAL or not form.is_journal]
+    return [
+        name
+        for name, form in FORMS.items()
+        if (report is JOURNAL or not form.is_journal)
+        and (report.is_of_customer or not form.is_letter)
+    ]
 
 
 async def stream(
@@ -82,6 +90,9 @@ async def _written(
     assert form.write is not None
     assets: list[Asset] = []
     balances: list[Record] = []
+    customer: Record | None = None
+    if form.is_letter:
+        customer = await reports.customer(conn, span)
     if form.is_journal:
         assets = await reports.assets(conn)
         async for batch in reports.rows(conn, TRIAL_BALANCE, span):
@@ -95,6 +106,7 @@ async def _written(
             batches=_with(first, batches),
             assets=tuple(assets),
             balances=tuple(balances),
+            customer=customer,
         )
         async for part in form.write(sheet):
             if part:

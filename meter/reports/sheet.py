@@ -18,6 +18,8 @@ class Sheet(Struct, frozen=True, kw_only=True):
     assets: tuple[Asset, ...] = ()
     balances: tuple[Record, ...] = ()
     """Rows of the trial balance of the same span and snapshot."""
+    customer: Record | None = None
+    """Whose statement it is: `customer_id` and `name`."""
 
     @property
     def name(self) -> str:

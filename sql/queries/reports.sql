@@ -9,6 +9,13 @@ SELECT
     set_config('cursor_tuple_fraction', '1', true),
     set_config('TimeZone', 'UTC', true);
 
+-- report_customer --
+-- Whom a statement is sent to.
+SELECT c.customer_id, p.name
+FROM customers AS c
+INNER JOIN profiles AS p ON c.customer_no = p.customer_no
+WHERE c.customer_no = $1::bigint;
+
 -- report_assets --
 -- What a journal file declares: the assets that any customer has an account in.
 SELECT a.asset, a.scale, a.is_money

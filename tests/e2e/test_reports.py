@@ -17,14 +17,16 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import aiohttp
 import openpyxl
 import pytest
 
 from drawdown.cli import run
+from ledger.chart import JOURNAL_KINDS
 from ledger.reports import REPORTS
-from meter.reports import files, workbook
+from meter.reports import files, letter, workbook
 from sql.pool import Pool, open_pool
 from tests.http import Api, Running, serving
 from tests.integration.whole_books import close_the_first_month, play
@@ -456,3 +458,32 @@ async def test_reports_can_be_read_from_a_copy_and_do_without_it(
     answer = await running.api.get("/v1/reports/journal")
     assert (answer.status, answer.code) == (503, "database_unavailable")
     assert (await running.api.get("/v1/customers")).status == 200
+
+
+async def test_statement_is_a_page_to_send_that_says_the_same(running: Running) -> None:
+    api, whose = running.api, '=1+1, "so"'
+    await api.customer(whose, name="<Zoë & Söhne>")
+    await api.consume("2.5", whose)
+    answer = await api.get(f"/v1/reports/statement?format=html&customer_id={quote(whose)}")
+    page = answer.raw.decode()
+
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "&lt;Zoë &amp; Söhne&gt;" in page
+    assert not re.search("<script|<link|<img|https?:", page)
+    cells = [re.findall(r"<td(?: class=n)?>([^<\n]*)", line) for line in page.splitlines()]
+    lines = [line for line in cells if len(line) == 4]
+    told = await rows(api, "statement", customer_id=quote(whose))
+    shown = [(row["amount"], Decimal(row["balance"])) for row in told]
+    assert [Decimal(line[3].replace(",", "")) for line in lines] == [b for _, b in shown]
+    assert [line[1] for line in lines] == [letter.WORDS[row["kind"]] for row in told]
+    assert [line for line in cells if len(line) == 2] == [
+        ["Credits added", "7"],
+        ["Used", "\u22122.5"],
+    ]
+    refused = await api.get("/v1/reports/journal?format=html")
+    assert (refused.status, refused.code) == (422, "invalid_query")
+
+
+def test_statement_has_words_for_every_kind_of_journal() -> None:
+    money_only = {"dispute", "fee", "recognition"}
+    assert {"opening", "closing", *JOURNAL_KINDS} - money_only == letter.WORDS.keys()
