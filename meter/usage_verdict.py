@@ -347,7 +347,7 @@ def _settled(last: str, part: Part, period_end: datetime, story: WindowStory) ->
         )
     if "billed" in part.states:
         return f"it is billed by {part.invoice_id or 'the invoice of its period'}"
-    return "it was taken back before it was told, so there is nothing to tell"
+    return "it was taken back, so there is nothing to tell"
 
 
 def _pause(job: str, story: WindowStory) -> str:

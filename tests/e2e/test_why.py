@@ -278,3 +278,39 @@ async def test_hour_of_an_event_that_a_meter_can_not_read_says_so(billed: Shop) 
     steps = (await why(billed, f"{NOON}&event_name=api_calls"))["steps"]
     assert steps[2] == "counted  meter tokens: 2.5, of 1 event"
     assert steps[3].startswith("rejected meter tokens: 1 event, such as: ")
+
+
+async def test_usage_that_was_taken_back_has_nothing_to_tell(billed: Shop) -> None:
+    await use(billed, 1)
+    await billed.sleep(2 * HOUR)
+    await archive(billed)
+    await billed.job("report_usage")
+    body = {"customer_id": "acme", "source": "app", "id": "e0", "action": "cancel"}
+    done = await billed.api.post("/v1/events/correct", {**body, "correction_id": "c"}, key=None)
+    assert done.status == 201, done
+    await billed.job("report_usage")
+    assert (await ends(billed)).endswith("it was taken back, so there is nothing to tell")
+
+
+async def test_hour_that_a_period_cuts_has_an_end_for_each_part(billed: Shop) -> None:
+    await billed.sleep(timedelta(minutes=7))
+    await billed.plan(metered=METERED)
+    await billed.subscribe()
+    end = datetime(2030, 2, 1, 12, 7, tzinfo=UTC)
+    await billed.sleep(end - await billed.api.now() - timedelta(minutes=1))
+    await send(billed.api, event("e1"))
+    await billed.walk(end + timedelta(minutes=1))
+    await billed.sleep(2 * HOUR)
+    await billed.job("report_usage")
+    found = (await why(billed, "window=2030-02-01T12:00:00Z"))["verdict"]
+    first, second = found.split("; ")
+    assert first.startswith("api_calls from 12:00:00: Stripe has taken it")
+    assert second.startswith("api_calls from 12:07:")
+    assert second.endswith("nothing was counted in it, so there is nothing to tell")
+
+
+async def test_key_of_one_customer_walks_its_own_hours_only(billed: Shop) -> None:
+    await billed.api.customer("bolt")
+    theirs = await billed.api.key("billing:read", customer_id="bolt")
+    assert (await theirs.get(f"{WHY}?{NOON}")).code == "customer_not_found"
+    assert (await theirs.get(f"/v1/customers/bolt/why?{NOON}")).status == 200
