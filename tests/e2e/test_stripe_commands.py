@@ -72,6 +72,12 @@ async def test_command_tells_an_hour_of_usage_as_the_route_does(
     assert json.loads(await drawdown("why", "acme", *noon, "--json")) == answer.body
     told = (await drawdown("why", "acme", *noon)).splitlines()
     assert told == [*answer.body["steps"], f"so       {answer.body['verdict']}"]
+    item = {"meter": "calls", "event_name": "api_calls", "unit_price": "0.002"}
+    await sale.plan(metered=[item])
+    await sale.subscribe()
+    assert "so       api_calls: " in await drawdown("why", "acme", *noon)
+    other = await drawdown("why", "acme", *noon, "--event-name", "other")
+    assert "so       nothing is reported as other." in other
     assert "there is no customer bolt" in await drawdown("why", "bolt", *noon, code=1)
     for wrong in ("2030-01-01T12:01:00Z", "2031-01-01T12:00:00Z", "noon"):
         assert "window" in await drawdown("why", "acme", "--window", wrong, code=2)

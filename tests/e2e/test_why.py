@@ -198,6 +198,22 @@ async def test_hour_that_stripe_refuses_says_why_until_it_is_told_again(billed: 
     assert "Stripe has taken it" in await ends(billed)
 
 
+async def test_hour_that_stripe_counts_otherwise_is_settled_by_its_sum(billed: Shop) -> None:
+    await use(billed)
+    await billed.sleep(2 * HOUR)
+    await billed.job("report_usage")
+    [piece] = (await billed.api.get("/v1/usage-reports")).body["data"]
+    order = {"identifier": piece["identifier"], "code": "meter_event_invalid_value"}
+    await billed.control("meters/api_calls/reject", **order, sampled=False)
+    await billed.sleep(HOUR)
+    await billed.job("confirm_usage")
+    assert "Stripe has taken it" in await ends(billed)
+    await billed.sleep(7 * HOUR)
+    await billed.job("confirm_usage")
+    assert "the job report_usage measures and tells it" in await ends(billed)
+    assert " 3 disputed, " in "".join((await why(billed, NOON))["steps"])
+
+
 async def test_late_usage_of_an_hour_is_found_to_have_missed_its_invoice(billed: Shop) -> None:
     await use(billed)
     await billed.walk(END)
@@ -300,13 +316,16 @@ async def test_hour_that_a_period_cuts_has_an_end_for_each_part(billed: Shop) ->
     await billed.sleep(end - await billed.api.now() - timedelta(minutes=1))
     await send(billed.api, event("e1"))
     await billed.walk(end + timedelta(minutes=1))
+    await send(billed.api, event("e2"), event("e3"))
     await billed.sleep(2 * HOUR)
     await billed.job("report_usage")
-    found = (await why(billed, "window=2030-02-01T12:00:00Z"))["verdict"]
-    first, second = found.split("; ")
+    found = await why(billed, "window=2030-02-01T12:00:00Z")
+    measured = [line.split()[2] for line in found["steps"] if line.startswith("measured")]
+    assert measured == ["1", "2"]
+    first, second = found["verdict"].split("; ")
     assert first.startswith("api_calls from 12:00:00: Stripe has taken it")
     assert second.startswith("api_calls from 12:07:")
-    assert second.endswith("nothing was counted in it, so there is nothing to tell")
+    assert ": Stripe has taken it" in second
 
 
 async def test_key_of_one_customer_walks_its_own_hours_only(billed: Shop) -> None:
