@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "usage": "drawdown.commands.usage:usage",
     "stripe": "drawdown.commands.stripe:stripe",
     "why": "drawdown.commands.stripe:why",
+    "reconcile": "drawdown.commands.reconcile:reconcile",
     "backup": "drawdown.commands.backup:backup",
     "restore": "drawdown.commands.backup:restore",
     "doctor": "drawdown.commands.doctor:doctor",

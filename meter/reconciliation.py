@@ -3,17 +3,19 @@ differ.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from asyncpg import Record
 from msgspec import Struct
 
+from meter.problems import ProblemError
 from meter.report_pieces import EXACT, value_text
 from sql import queries
 from sql.pool import Connection
 
+DAYS_MAX: Final = timedelta(days=31)
 ROWS_MAX: Final = 1_000
 """Days × customers × names of one answer; what differs comes first."""
 SMALLEST: Final = Decimal("1e-9")
@@ -67,6 +69,19 @@ class Reconciliation(Struct, frozen=True, kw_only=True, rename={"from_": "from"}
     data: list[Compared]
     is_cut: bool
     """There are more rows than are shown: ask for less."""
+
+
+def span(from_: datetime | None, to: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+    """The range that is asked for; left out: the last days. Raises ProblemError 422."""
+    to = to or now
+    from_ = from_ or to - DAYS_MAX
+    if not from_ < to or to - from_ > DAYS_MAX:
+        raise ProblemError(
+            422,
+            "invalid_query",
+            f"from lies before to, at most {DAYS_MAX.days} days: ask for a shorter time.",
+        )
+    return from_, to
 
 
 async def read(

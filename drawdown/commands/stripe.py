@@ -1,6 +1,8 @@
 """`drawdown stripe` and `drawdown why`: what came from Stripe, looked at and applied again."""
 
 import os
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
@@ -9,14 +11,15 @@ import msgspec
 from drawdown.commands.options import data_option, run
 from drawdown.database import StartError, books
 from drawdown.settings import Settings, load
-from ledger import purchase_reads
+from ledger import customers, purchase_reads
 from ledger.ids import parse_id
 from ledger.load_purchases import PurchaseRef
 from ledger.purchases import PurchaseAnswer
 from ledger.state import Settings as BookSettings
-from meter import stripe_news
+from meter import parse, stripe_news, usage_story, usage_verdict
 from meter.http.purchases import PurchaseShown
-from meter.http.why import lines_of, verdict
+from meter.http.why import WhyAnswer, lines_of, verdict
+from meter.problems import ProblemError
 from meter.purchase_story import story_of
 from sql import queries
 
@@ -52,22 +55,74 @@ async def _replay(settings: Settings, data: Path | None, event_id: str) -> str:
         return f"{event_id} ({row['type']}): {target[0]} is fetched and applied by the next run"
 
 
-@click.command(epilog="Example: drawdown why pur_00000000000000010000000000000005")
-@click.argument("purchase")
+@click.command(epilog="Example: drawdown why acme --window 2030-01-31T12:00:00Z")
+@click.argument("whose", metavar="PURCHASE|CUSTOMER")
+@click.option("--window", metavar="TIME", help="Usage of CUSTOMER in the hour of UTC from TIME on.")
+@click.option("--event-name", metavar="NAME", help="Of that only what is billed as NAME.")
 @_json
 @_data
-def why(purchase: str, as_json: bool, data: Path | None) -> None:
-    """Tell the story of PURCHASE: asked of Stripe, told by it, booked; and where it stopped."""
-    found = parse_id("pur", purchase)
-    if found is None:
-        raise click.UsageError("PURCHASE is an id such as `purchase_id` of a checkout: pur_…")
-    shown = run(_why(load(os.environ), data, PurchaseRef(*found)))
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+def why(
+    whose: str, window: str | None, event_name: str | None, as_json: bool, data: Path | None
+) -> None:
+    """Tell the story of a purchase, or of an hour of usage, and where it stopped.
+
+    PURCHASE (pur_…): what was asked of Stripe, told by it, booked. CUSTOMER with --window: what
+    was used, charged beyond the wallet, told to Stripe, and the invoice.
+    """
+    settings = load(os.environ)
+    if window is not None:
+        hour = _time(window)
+        story = run(_why_window(settings, data, whose, hour, event_name))
+        _tell(story, story.steps, story.verdict, as_json=as_json)
         return
-    for line in lines_of(shown):
+    if event_name is not None:
+        raise click.UsageError("--event-name goes with --window")
+    found = parse_id("pur", whose)
+    if found is None:
+        raise click.UsageError(
+            "PURCHASE is an id such as `purchase_id` of a checkout: pur_…; a CUSTOMER needs "
+            "--window"
+        )
+    shown = run(_why(settings, data, PurchaseRef(*found)))
+    _tell(shown, lines_of(shown), verdict(shown), as_json=as_json)
+
+
+def _tell(whole: msgspec.Struct, lines: Sequence[str], end: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(whole), indent=2).decode())
+        return
+    for line in lines:
         click.echo(line)
-    click.echo(f"so       {verdict(shown)}")
+    click.echo(f"so       {end}")
+
+
+def _time(text: str) -> datetime:
+    try:
+        return parse.timestamp(text, "/--window")
+    except ProblemError as error:
+        raise click.UsageError(error.detail) from error
+
+
+async def _why_window(
+    settings: Settings, data: Path | None, customer_id: str, hour: datetime, event_name: str | None
+) -> WhyAnswer:
+    async with books(settings, data) as conn:
+        number = (await customers.find(conn, [customer_id])).get(customer_id)
+        if number is None:
+            raise StartError(f"there is no customer {customer_id}")
+        scales = {row["asset"]: row["scale"] for row in await conn.fetch(queries.assets_read)}
+        try:
+            story = await usage_story.read(
+                conn,
+                number,
+                hour,
+                event_name,
+                scale=scales["credits"],
+                grace=timedelta(seconds=settings.late_grace_seconds),
+            )
+        except ProblemError as error:
+            raise click.UsageError(error.detail) from error
+    return WhyAnswer(usage_verdict.lines_of(story), usage_verdict.verdict(story))
 
 
 async def _why(settings: Settings, data: Path | None, owner: PurchaseRef) -> PurchaseShown:

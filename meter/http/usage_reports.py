@@ -1,6 +1,6 @@
 """What Stripe was told of usage, piece by piece."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from meter.route import Call, Query, Reply, Route
 from sql import queries
 from sql.pool import transaction
 
-DAYS_MAX: Final = timedelta(days=31)
 STATUSES: Final = (
     "due",
     "sending",
@@ -121,14 +120,7 @@ async def reconcile(call: Call) -> Reply:
         number = await service.customer_no(call, customer)
     async with transaction(service.pool, snapshot=True) as conn:
         now = await customers.now(conn)
-        to = moment(call, "to") or now
-        from_ = moment(call, "from") or to - DAYS_MAX
-        if not from_ < to or to - from_ > DAYS_MAX:
-            raise ProblemError(
-                422,
-                "invalid_query",
-                f"from lies before to, at most {DAYS_MAX.days} days: ask for a shorter time.",
-            )
+        from_, to = reconciliation.span(moment(call, "from"), moment(call, "to"), now)
         found = await reconciliation.read(conn, from_, to, number, now)
     return answer(200, found)
 

@@ -1,4 +1,6 @@
-"""Why something is, or is not, in the books: the way from a purchase or an event, and its end."""
+"""Why something is, or is not, in the books or billed: the way from a purchase, an event or an hour
+of usage, and its end.
+"""
 
 from typing import Final
 
@@ -9,10 +11,11 @@ from ledger import purchase_reads
 from ledger.amounts import format_amount
 from ledger.ids import public_id
 from ledger.load_purchases import PurchaseRef
+from meter import usage_story, usage_verdict
 from meter.http import readers
 from meter.http.customers import answer
 from meter.http.purchases import PurchaseShown
-from meter.http.reads import guarded
+from meter.http.reads import guarded, moment
 from meter.problems import ProblemError
 from meter.purchase_story import story_of
 from meter.route import Call, Query, Reply, Route
@@ -29,14 +32,21 @@ class WhyAnswer(Struct, frozen=True):
 
 @guarded
 async def get_why(call: Call) -> Reply:
-    """Walk from a purchase, or from a usage event, to the books, and say where it stopped.
+    """Walk from a purchase, or from a usage event, to the books, and say where it stopped; or from
+    an hour of usage to the pieces that Stripe is told, and their invoice.
 
-    Asked for neither, from the customer's latest purchase.
+    Asked for none of them, from the customer's latest purchase.
     """
     number = await call.service.customer_no(call, call.ids[0])
-    purchase, event = call.query.get("purchase"), call.query.get("event")
-    if purchase is not None and event is not None:
-        raise ProblemError(422, "invalid_query", "Ask for a purchase, or for an event.")
+    purchase, event, window = (call.query.get(name) for name in ("purchase", "event", "window"))
+    if len([one for one in (purchase, event, window) if one is not None]) > 1:
+        raise ProblemError(
+            422, "invalid_query", "Ask for a purchase, for an event, or for a window."
+        )
+    if "event_name" in call.query and window is None:
+        raise ProblemError(422, "invalid_query", "event_name goes with a window.")
+    if window is not None:
+        return answer(200, await _of_window(call, number))
     if event is not None:
         source = call.query.get("source")
         if source is None:
@@ -139,12 +149,27 @@ async def _of_event(call: Call, number: int, source: str, event: str) -> WhyAnsw
     return WhyAnswer(steps, "no meter charges for it by itself: GET /v1/meters says what does")
 
 
+async def _of_window(call: Call, number: int) -> WhyAnswer:
+    hour, service = moment(call, "window"), call.service
+    assert hour is not None, "it is asked for"
+    async with transaction(service.pool, snapshot=True) as conn:
+        story = await usage_story.read(
+            conn,
+            number,
+            hour,
+            call.query.get("event_name"),
+            scale=service.settings().scales["credits"],
+            grace=service.config.late_grace,
+        )
+    return WhyAnswer(usage_verdict.lines_of(story), usage_verdict.verdict(story))
+
+
 ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/customers/{customer_id}/why",
         operation="get_why",
-        summary="Where a purchase or a usage event stopped on its way to the books.",
+        summary="Where a purchase, a usage event or an hour of usage stopped on its way.",
         scope="billing:read",
         handler=get_why,
         tag="Money in",
@@ -154,6 +179,16 @@ ROUTES: Final = (
             Query("purchase", "Id of a purchase."),
             Query("event", "Id of an event; with `source`."),
             Query("source", "Source of the event."),
+            Query(
+                "window",
+                "Start of a full hour of UTC: its usage, what Stripe was told, and the invoice.",
+                {"type": "string", "format": "date-time"},
+            ),
+            Query(
+                "event_name",
+                "With `window`: only what is billed under this name, that of a metered item or of "
+                "the overage item.",
+            ),
         ),
     ),
 )

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from sql.pool import Pool
+from tests import metering
 from tests.http import Running, serving, set_clock
 from tests.pages import ROOT, blocks
+from tests.shop import shop
 
 
 @pytest.fixture
@@ -177,6 +179,35 @@ async def test_export_guide_reads_balances_that_add_up_to_nothing(running: Runni
         ("credits", "purchased"): "5.000000000",
         ("credits", "wallet"): "-3.000000000",
     }
+
+
+def masked(text: str) -> str:
+    """A text without what differs from run to run: ids, and the minutes of times."""
+    text = re.sub(r"\b(chg|dd|in|sub)_\w+", r"\1_", text)
+    return re.sub(r"( \d\d):\d\d:\d\d", r"\1", text)
+
+
+async def test_billing_guide_shows_where_an_hour_stopped(pool: Pool) -> None:
+    async with shop(pool, has_one_clock=True) as sale:
+        await metering.meter(sale.api, "calls")
+        item = {"meter": "calls", "event_name": "api_calls", "unit_price": "0.002"}
+        overage = {"policy": "bill", "event_name": "extra_credits", "unit_price": "0.50"}
+        overage["report_unit"] = "10"
+        await sale.plan(credits=None, metered=[item], overage=overage)
+        await sale.subscribe()
+        await metering.send(sale.api, *(metering.event(f"e{n}") for n in range(3)))
+        await sale.api.consume("25")
+        await sale.walk(datetime(2030, 2, 1, 14, tzinfo=UTC))
+        late = metering.event("late", time="2030-01-01T12:30:00Z")
+        await metering.send(sale.api, late)
+        await sale.sleep(timedelta(hours=1))
+        for job in ("report_usage", "confirm_usage"):
+            await sale.job(job)
+        asked = "/v1/customers/acme/why?window=2030-01-01T12:00:00Z"
+        found = (await sale.api.get(asked)).body
+    shown = [*found["steps"], f"so       {found['verdict']}", ""]
+    [block] = blocks((ROOT / "docs" / "guides" / "bill-usage.md").read_text(), "text")
+    assert masked(block) == masked("\n".join(shown)), "\n".join(shown)
 
 
 async def test_worked_month_ends_with_the_journal_that_the_guide_shows(pool: Pool) -> None:
