@@ -52,7 +52,8 @@ async def html(sheet: Sheet) -> AsyncIterator[bytes]:
     since = "Up to" if span.first is None else f"{_day(span.first)} to"
     title = f"Statement of {asset}"
     yield (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}: {name or customer_id}</title>"
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<title>{title}: {name or customer_id}</title>"
         f"<style>{_STYLE}</style><h1>{title}</h1>"
         f"<p class=of>{name}<br>Customer {customer_id}<br>"
         f"{since} {_day(last)}</p>"
