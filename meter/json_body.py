@@ -101,7 +101,7 @@ def read_body(raw: bytes, *, items: str | None = None) -> Body:
     """
     try:
         value: dict[str, Any] = _fast(raw)
-        if type(value) is dict and b"\\" not in raw:
+        if type(value) is dict and b"\\" not in raw and _is_shallow(value, raw):
             text = canonical(value)
             # Without escapes and fractions only a repeated member (and -0) makes the canonical
             # form shorter than the body without its spacing, and nothing makes it longer.
@@ -121,7 +121,7 @@ def read_json(raw: bytes) -> tuple[Any, list[FieldError]]:
         value = _exact(raw)
         # What `read_body` says of lengths, but numbers keep the form that they were sent in. An
         # escape may stand for what can't be kept.
-        if b"\\u" not in raw:
+        if b"\\u" not in raw and _is_shallow(value, raw):
             text = _as_sent(value)
             if len(text) == len(raw) or len(text) == len(_format(raw, indent=-1)):
                 return value, []
@@ -136,6 +136,23 @@ def read_json(raw: bytes) -> tuple[Any, list[FieldError]]:
     if flaws and not is_list:
         raise _flawed(flaws)
     return value, flaws  # pyright: ignore[reportUnknownVariableType]
+
+
+def _is_shallow(value: Any, raw: bytes) -> bool:
+    """Whether nothing is nested deeper than DEPTH_MAX. Most bodies have too few brackets for it."""
+    if raw.count(b"{") + raw.count(b"[") <= DEPTH_MAX:
+        return True
+    level: list[Any] = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            member
+            for one in level
+            for member in (one.values() if type(one) is dict else one)  # pyright: ignore[reportUnknownVariableType]
+            if type(member) is dict or type(member) is list  # pyright: ignore[reportUnknownArgumentType]
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _flawed(flaws: list[FieldError]) -> ProblemError:
