@@ -131,6 +131,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             bounds="owe or zero",
         ),
     ] = "owe"
+    usage_stream: Annotated[
+        bool,
+        about(
+            "Usage is told to Stripe by its meter event stream, 100 pieces a call, and not by a "
+            "call for each. Stripe then says later, and by samples, what it can't count.",
+            "switch",
+            bounds=SWITCH,
+        ),
+    ] = False
     freeze_on_fraud_warning: Annotated[
         bool,
         about("A fraud warning freezes what is left of its purchase.", "switch", bounds=SWITCH),

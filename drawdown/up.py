@@ -329,6 +329,7 @@ def config_of(
         signup_expires_in=grant and grant.expires_in,
         signup_priority=50 if grant is None else grant.priority,
         clawback=settings.clawback,
+        usage_stream=settings.usage_stream,
         freeze_on_fraud_warning=settings.freeze_on_fraud_warning,
         portal_cancel=settings.portal_cancel,
         past_due_grace=timedelta(seconds=settings.past_due_grace_seconds),

@@ -36,6 +36,10 @@ HOURS_MAX: Final = 5_000
 ROUNDS_MAX: Final = 400
 TAKEN_MAX: Final = 500
 """Pieces told at a time: seconds, at what Stripe lets pass."""
+STREAMED_MAX: Final = 5_000
+"""The same by Stripe's stream."""
+STREAM_MAX: Final = 100
+"""Pieces in one call of the stream: Stripe's limit."""
 TOGETHER_MAX: Final = 8
 """Calls at once, each of another customer or meter: Stripe takes one at a time of the same."""
 SAME_KEY: Final = timedelta(hours=23)
@@ -251,21 +255,30 @@ async def _mark(conn: Connection, rows: Iterable[Record]) -> None:
 # Telling
 
 
+Fate = tuple[str, str | None, datetime | None]
+"""The state of a piece after it was told, why, and when it is tried again."""
+
+
 async def _tell_all(run: Run, stripe: StripePort, counts: dict[str, int]) -> None:
     for _ in range(ROUNDS_MAX):
         if run.stopping.is_set():
             return
         async with run.transaction() as conn:
             now = await customers.now(conn)
-            taken = await conn.fetch(queries.report_rows_take, now, TAKEN_MAX, SAME_KEY)
+            most = STREAMED_MAX if run.service.config.usage_stream else TAKEN_MAX
+            taken = await conn.fetch(queries.report_rows_take, now, most, SAME_KEY)
         if not taken:
             return
-        taken.sort(key=_line)
-        lines = [list(rows) for _, rows in groupby(taken, _line)]
         gate = asyncio.Semaphore(TOGETHER_MAX)
         pause = asyncio.Event()
-        tellers = (_tell_line(run, stripe, gate, pause, rows, counts) for rows in lines)
-        await asyncio.gather(*tellers)
+        if run.service.config.usage_stream:
+            parts = [taken[at : at + STREAM_MAX] for at in range(0, len(taken), STREAM_MAX)]
+            tell = _stream_part
+        else:
+            taken.sort(key=_line)
+            parts = [list(rows) for _, rows in groupby(taken, _line)]
+            tell = _tell_line
+        await asyncio.gather(*(tell(run, stripe, gate, pause, rows, counts) for rows in parts))
         if pause.is_set():
             return
 
@@ -289,21 +302,54 @@ async def _tell_line(
                 status, error, not_before = "due", None, None
             else:
                 status, error, not_before = await _tell(run.service, stripe, row, pause)
-        async with run.transaction() as conn:
-            await conn.execute(
-                queries.report_row_settle,
-                *(row["customer_no"], row["item_no"], row["window_at"], row["seq"], row["part"]),
-                *(status, error, not_before),
-            )
+        await _settle(run, [(row, (status, error, not_before))], counts)
+
+
+async def _stream_part(
+    run: Run,
+    stripe: StripePort,
+    gate: asyncio.Semaphore,
+    pause: asyncio.Event,
+    rows: Sequence[Record],
+    counts: dict[str, int],
+) -> None:
+    """Tell up to STREAM_MAX pieces in one call. If Stripe refuses the call, piece by piece: then
+    it says which of them it can't take.
+    """
+    fates: list[Fate] = [("due", None, None)] * len(rows)
+    async with gate:
+        if not pause.is_set():
+            try:
+                await stripe.stream_usage([_event(row) for row in rows])
+                fates = [("sent", None, None)] * len(rows)
+            except StripeFault as fault:
+                if fault.is_final:
+                    fates = [await _tell(run.service, stripe, row, pause) for row in rows]
+                else:
+                    fates = [await _missed(run.service, row, fault, pause) for row in rows]
+    await _settle(run, list(zip(rows, fates, strict=True)), counts)
+
+
+async def _settle(run: Run, told: Sequence[tuple[Record, Fate]], counts: dict[str, int]) -> None:
+    """Write what became of pieces."""
+    async with run.transaction() as conn:
+        await conn.executemany(
+            queries.report_row_settle,
+            [
+                (
+                    *(row["customer_no"], row["item_no"], row["window_at"], row["seq"]),
+                    *(row["part"], *fate),
+                )
+                for row, fate in told
+            ],
+        )
+    for _, (status, _, _) in told:
         kind = "told" if status == "sent" else "refused"
         counts["waiting" if status in {"due", "unknown"} else kind] += 1
 
 
-async def _tell(
-    service: Service, stripe: StripePort, row: Record, pause: asyncio.Event
-) -> tuple[str, str | None, datetime | None]:
-    """Tell one piece; its state then, why, and when it is tried again."""
-    event = UsageEvent(
+def _event(row: Record) -> UsageEvent:
+    return UsageEvent(
         identifier=row["identifier"],
         event_name=row["event_name"],
         customer_id=row["stripe_customer_id"],
@@ -311,23 +357,30 @@ async def _tell(
         at=row["window_at"],
         attempt=row["attempts"],
     )
+
+
+async def _tell(service: Service, stripe: StripePort, row: Record, pause: asyncio.Event) -> Fate:
+    """Tell one piece."""
     try:
-        await stripe.tell_usage(event)
+        await stripe.tell_usage(_event(row))
     except StripeFault as fault:
-        async with transaction(service.pool) as conn:
-            now = await customers.now(conn)
-        wait = min(WAIT_MAX, WAIT_FIRST * 2 ** min(row["attempts"], 10))
-        log.warning(
-            "usage_not_told", identifier=row["identifier"], error=str(fault), code=fault.code
-        )
-        if fault.code == "timestamp_in_future":
-            return "due", str(fault), now + AHEAD_WAIT
-        if fault.code in TOO_OLD or row["window_at"] < now - PAST_MAX:
-            return "unreportable", str(fault), None
-        if fault.is_final:
-            return "rejected", f"{fault.code}: {fault}", None
-        if fault.kind in {"limited", "unauthorized"}:
-            pause.set()
-            return "due", str(fault), None
-        return "unknown", str(fault), now + wait
+        return await _missed(service, row, fault, pause)
     return "sent", None, None
+
+
+async def _missed(service: Service, row: Record, fault: StripeFault, pause: asyncio.Event) -> Fate:
+    """What becomes of a piece that could not be told."""
+    async with transaction(service.pool) as conn:
+        now = await customers.now(conn)
+    wait = min(WAIT_MAX, WAIT_FIRST * 2 ** min(row["attempts"], 10))
+    log.warning("usage_not_told", identifier=row["identifier"], error=str(fault), code=fault.code)
+    if fault.code == "timestamp_in_future":
+        return "due", str(fault), now + AHEAD_WAIT
+    if fault.code in TOO_OLD or row["window_at"] < now - PAST_MAX:
+        return "unreportable", str(fault), None
+    if fault.is_final:
+        return "rejected", f"{fault.code}: {fault}", None
+    if fault.kind in {"limited", "unauthorized"}:
+        pause.set()
+        return "due", str(fault), None
+    return "unknown", str(fault), now + wait

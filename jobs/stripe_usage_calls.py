@@ -1,7 +1,7 @@
 """The calls of the gateway about usage: meters at Stripe, what they are told, what they counted."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,6 +10,7 @@ from typing import Any, Final
 from meter.stripe_port import StripeFault, UsageEvent, UsageInvoice
 
 # A subscription that is ended at once is so within a second that still counts for us.
+SESSION_ENDED: Final = "billing_meter_event_session_expired"
 SLACK: Final = timedelta(hours=1)
 """How far Stripe's clock and ours may differ."""
 
@@ -19,6 +20,7 @@ class UsageCalls(ABC):
 
     _v1: Any
     _v2: Any
+    _stream_token: str | None = None
 
     @abstractmethod
     def _faults(self) -> AbstractAsyncContextManager[None]:
@@ -82,6 +84,40 @@ class UsageCalls(ABC):
             # Stripe refuses an identifier that it has counted already: then it is done.
             if fault.kind != "refused" or "already exists with identifier" not in str(fault):
                 raise
+
+    async def stream_usage(self, events: Sequence[UsageEvent]) -> None:
+        """See `StripePort`."""
+        told: Any = {
+            "events": [
+                {
+                    "event_name": event.event_name,
+                    "identifier": event.identifier,
+                    "timestamp": f"{event.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.000Z}",
+                    "payload": {"stripe_customer_id": event.customer_id, "value": event.value},
+                }
+                for event in events
+            ]
+        }
+        if self._stream_token is None:
+            await self._open_stream()
+        try:
+            await self._stream(told)
+        except StripeFault as fault:
+            if fault.code != SESSION_ENDED:
+                raise
+            await self._open_stream()
+            await self._stream(told)
+
+    async def _open_stream(self) -> None:
+        """A session lives for 15 minutes; its token is kept here and nowhere else."""
+        async with self._faults():
+            session = await self._v2.billing.meter_event_session.create_async()
+        self._stream_token = session.authentication_token
+
+    async def _stream(self, told: Any) -> None:
+        options: Any = {"api_key": self._stream_token}
+        async with self._faults():
+            await self._v2.billing.meter_event_stream.create_async(told, options)
 
     async def rejected_usage(self, event_id: str) -> Mapping[str, str]:
         """See `StripePort`."""

@@ -81,6 +81,8 @@ class Config(Struct, frozen=True, kw_only=True):
     """None: nothing is sold through Stripe."""
     past_due_grace: timedelta = timedelta(0)
     """How long after its period began a subscription that is not paid still gives access."""
+    usage_stream: bool = False
+    """Whether usage is told to Stripe by its stream, and not piece by piece."""
     freeze_on_fraud_warning: bool = False
     """Whether an early fraud warning freezes what is left of its purchase."""
     portal_cancel: bool = True

@@ -369,6 +369,10 @@ class StripePort(Protocol):
         """Tell one piece of usage; that Stripe knows it already is no fault."""
         ...
 
+    async def stream_usage(self, events: Sequence[UsageEvent]) -> None:
+        """Tell up to STREAM_MAX pieces in one call. What Stripe can't count it says later."""
+        ...
+
     async def rejected_usage(self, event_id: str) -> Mapping[str, str]:
         """Why usage that was told is not counted, by identifier, as far as an error report says."""
         ...
