@@ -152,6 +152,127 @@ WHERE
 ORDER BY u.hour, u.customer_no, u.meter_no
 LIMIT $3::integer;
 
+-- report_fresh --
+-- Hours of which all is plain, up to $3 of the oldest: measured, cut and no longer marked, at once.
+-- Plain is an hour of a meter, ended $2 ago and not long ago, that lies whole in one item and one
+-- open period, was never measured, and comes to more than nothing in at most $6 digits. $4: the
+-- prefix of identifiers; $5: how old usage may be. How many hours those were.
+WITH marks AS MATERIALIZED (
+    SELECT u.customer_no, u.meter_no, u.hour, u.version
+    FROM unreported_usage AS u
+    WHERE
+        u.meter_no > 0
+        AND u.hour <= $1::timestamptz - $2::interval - interval '1 hour'
+        AND u.hour >= $1::timestamptz - $5::interval
+    ORDER BY u.hour, u.customer_no, u.meter_no
+    LIMIT $3::integer
+),
+
+lying AS (
+    SELECT
+        m.customer_no,
+        m.meter_no,
+        m.hour,
+        m.version,
+        i.item_no,
+        p.starts_at AS period_start,
+        p.closed_at IS NULL
+        AND i.flush_at IS NULL
+        AND greatest(i.starts_at, p.starts_at) <= m.hour
+        AND least(i.ends_at, p.ends_at) >= m.hour + interval '1 hour' AS is_whole,
+        count(*) OVER (PARTITION BY m.customer_no, m.meter_no, m.hour) AS parts
+    FROM marks AS m
+    INNER JOIN
+        report_items AS i
+        ON
+            m.customer_no = i.customer_no
+            AND m.meter_no = i.meter_no
+            AND i.starts_at < m.hour + interval '1 hour'
+            AND (i.ends_at IS NULL OR i.ends_at > m.hour)
+    LEFT JOIN
+        report_periods AS p
+        ON
+            i.customer_no = p.customer_no
+            AND i.item_no = p.item_no
+            AND p.starts_at < m.hour + interval '1 hour'
+            AND p.ends_at > m.hour
+),
+
+measured AS (
+    SELECT
+        l.customer_no,
+        l.meter_no,
+        l.hour,
+        l.version,
+        l.item_no,
+        l.period_start,
+        trim_scale(sum(CASE WHEN x.aggregation = 'count' THEN r.events ELSE r.total END)) AS amount
+    FROM lying AS l
+    INNER JOIN meters AS x ON l.meter_no = x.meter_no
+    INNER JOIN
+        rollups AS r
+        ON
+            l.customer_no = r.customer_no
+            AND l.meter_no = r.meter_no
+            AND r.grain >= l.hour
+            AND r.grain < l.hour + interval '1 hour'
+    LEFT JOIN
+        report_windows AS w
+        ON
+            l.customer_no = w.customer_no
+            AND l.item_no = w.item_no
+            AND w.starts_at >= l.hour
+            AND w.starts_at < l.hour + interval '1 hour'
+    WHERE l.is_whole AND l.parts = 1 AND w.customer_no IS NULL
+    GROUP BY l.customer_no, l.meter_no, l.hour, l.version, l.item_no, l.period_start
+),
+
+plain AS MATERIALIZED (
+    SELECT *
+    FROM measured
+    WHERE
+        amount > 0
+        AND scale(amount) <= 12
+        AND length(replace(amount::text, '.', '')) <= $6::integer
+),
+
+windows AS (
+    INSERT INTO report_windows (customer_no, item_no, starts_at, ends_at, period_start, amount)
+    SELECT customer_no, item_no, hour, hour + interval '1 hour', period_start, amount
+    FROM plain
+),
+
+pieces AS (
+    INSERT INTO report_rows (
+        customer_no, item_no, window_at, seq, part, value, identifier, status, created_at
+    )
+    SELECT
+        customer_no,
+        item_no,
+        hour,
+        1,
+        1,
+        amount,
+        concat_ws(
+            '_', $4::text, customer_no, item_no, extract(EPOCH FROM hour)::bigint, 1, 1
+        ),
+        'due',
+        $1::timestamptz
+    FROM plain
+),
+
+done AS (
+    DELETE FROM unreported_usage AS u
+    USING plain AS p
+    WHERE
+        u.customer_no = p.customer_no
+        AND u.meter_no = p.meter_no
+        AND u.hour = p.hour
+        AND u.version = p.version
+)
+
+SELECT count(*) FROM plain;
+
 -- report_pieces --
 -- The pieces of hours that lie in one period of one item each, and what was used in them; of an
 -- hour of no item one row without one, of one whose period is not known one without a period.

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from sql.pool import Pool
+from jobs import report_usage
+from sql.pool import Pool, open_pool
 from tests import metering
 from tests.http import wire_time
 from tests.metering import event, send
+from tests.servers import Databases
 from tests.shop import START, WEBHOOK, Shop, shop
 
 HOUR = timedelta(hours=1)
@@ -663,3 +665,42 @@ async def test_month_of_usage_comes_to_its_invoice_to_the_cent(sale: Shop) -> No
     assert {name for one in reasons(found.body) for name in one} == {"carried"}
     differences = [Decimal(one["difference"]) for one in found.body["data"]]
     assert abs(sum(differences)) < Decimal("1e-9")
+
+
+async def pieces_of_six_hours(databases: Databases) -> list[tuple[str, ...]]:
+    """Sums of many sizes, two to an hour, in a database of their own: what is to be told."""
+    database = await databases.make()
+    pool = await open_pool(database.dsn, size=5)
+    async with shop(pool, has_one_clock=True) as sale:
+        await metering.meter(sale.api, "calls")
+        await metering.meter(sale.api, "units", aggregation="sum", value_property="n")
+        item = {"meter": "units", "event_name": "units", "unit_price": "0.01"}
+        await sale.plan(metered=[*METERED, item])
+        await sale.subscribe()
+        amounts = ["0.1", "1000", "1234567890123456", "0.0000000000004", "7", "0"]
+        for number, amount in enumerate(amounts):
+            data = {"n": amount}
+            await send(sale.api, *(event(f"e{number}{n}", data=data) for n in range(2)))
+            await sale.sleep(HOUR)
+        await sale.sleep(2 * HOUR)
+        await sale.job("report_usage")
+        found = await reports(sale)
+    await pool.close()
+    await databases.drop(database)
+    members = ("event_name", "window_start", "window_end", "value", "status")
+    return sorted(
+        (*(str(one[name]) for name in members), one["identifier"].split("_", 3)[3]) for one in found
+    )
+
+
+async def test_plain_hours_made_at_once_are_as_those_made_one_by_one(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = await pieces_of_six_hours(databases)
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(report_usage, "_measure_plain", nothing)
+    assert await pieces_of_six_hours(databases) == at_once
+    assert len(at_once) == 6 + 7  # 0 is not told, and the long one is in three parts
