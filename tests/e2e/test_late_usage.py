@@ -147,7 +147,7 @@ async def test_correction_of_what_waits_for_an_item_lowers_it(sale: Shop) -> Non
     await closed(sale)
     await use(sale, "late0")
     await run(sale)
-    await use(sale, "late1", "late2", "late3")
+    await use(sale, "late1", "late2")
     await run(sale)
     await cancel_event(sale, "late1")
     await run(sale)
@@ -155,10 +155,10 @@ async def test_correction_of_what_waits_for_an_item_lowers_it(sale: Shop) -> Non
     assert [one["amount"] for one in await items(sale)] == [50 - 38]
     await sale.sleep(6 * HOUR)
     await run(sale)
-    assert [one["amount"] for one in await items(sale)] == [50 - 38, 75 - 50]
+    assert [one["amount"] for one in await items(sale)] == [50 - 38, 63 - 50]
     assert await late(sale) == [
         ("1", "next_invoice", None),
-        ("3", "next_invoice", None),
+        ("2", "next_invoice", None),
         ("-1", "next_invoice", None),
     ]
 
@@ -183,6 +183,17 @@ async def test_tiers_are_priced_by_the_whole_period(sale: Shop, mode: str, amoun
     await use(sale, "late0", "late1", "late2")
     await run(sale)
     assert [one["amount"] for one in await items(sale)] == [amount]
+
+
+async def test_late_usage_has_the_price_of_its_period(sale: Shop) -> None:
+    await closed(sale)
+    dearer = [{**METERED, "unit_price": "9"}]
+    await sale.plan("mega", tier="mega", metered=dearer)
+    await sale.act("change", plan="mega", when="now")
+    before = {one["id"] for one in await items(sale)}
+    await use(sale, "late0")
+    await run(sale)
+    assert [one["amount"] for one in await items(sale) if one["id"] not in before] == [50 - 38]
 
 
 @pytest.mark.parametrize("kind", ["500_before", "500_after", "reset_before", "reset_after"])
