@@ -246,6 +246,15 @@ class Settings(Struct, frozen=True, kw_only=True, rename=_environment_name):
             le=604_800,
         ),
     ] = 300
+    late_usage: Annotated[
+        Literal["write_off", "next_invoice"],
+        about(
+            "What becomes of usage billed by Stripe that is known after its invoice was final: it "
+            "is listed, or the subscription's next invoice bills it.",
+            "policy",
+            bounds="write_off or next_invoice",
+        ),
+    ] = "write_off"
     books_time_zone: Annotated[
         ZoneInfo,
         about(

@@ -335,6 +335,7 @@ def config_of(
         past_due_grace=timedelta(seconds=settings.past_due_grace_seconds),
         hold_lifetime_max=timedelta(seconds=settings.hold_lifetime_max),
         event_retention=timedelta(days=settings.event_retention_days),
+        late_usage=settings.late_usage,
         late_grace=timedelta(seconds=settings.late_grace_seconds),
         stripe=stripe,
         queue_max=settings.queue_max,

@@ -2,7 +2,7 @@
 
 What agrees is confirmed. Where a piece's fate was never learned, the sum tells it. What differs for
 long is in dispute: what Stripe has counted of it counts, and the rest is told again. A period is
-closed once the invoice that bills it can't change any more.
+closed once the invoice that bills it can't change any more; then what missed it is settled.
 """
 
 from datetime import datetime, timedelta
@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 from asyncpg import Record
 
+from jobs.late_usage import settle_late
 from jobs.report_usage import SAME_KEY
 from jobs.runner import Counts, Run
 from ledger import customers
@@ -44,6 +45,7 @@ log = structlog.get_logger()
 async def confirm_usage(run: Run) -> Counts:
     """Compare in bounded rounds, then look after periods that have ended."""
     counts = {"confirmed": 0, "disputed": 0, "found_missing": 0, "closed": 0, "waiting": 0}
+    counts["late_items"] = 0
     stripe = run.service.stripe
     if stripe is None:
         return counts
@@ -73,6 +75,7 @@ async def confirm_usage(run: Run) -> Counts:
             queries.report_rejected_again, now, REJECTED_AGAIN, REJECTED_MAX
         )
     await _close_all(run, stripe, counts)
+    await settle_late(run, counts)
     return counts
 
 
@@ -198,6 +201,6 @@ async def _close(run: Run, stripe: StripePort, row: Record, now: datetime) -> in
         places = zip(*map(tuple, closed), strict=True)
         late = await conn.fetch(queries.report_rows_billed, *places, closed_at)
         missed = [one for one in late if one["status"] == "missed_invoice"]
-        if missed:
+        if missed and run.service.config.late_usage == "write_off":
             log.error("usage_missed_its_invoice", pieces=len(missed), first=missed[0]["identifier"])
     return len(closed)

@@ -248,7 +248,10 @@ async def _cut(
                 now=now,
             )
     if pieces:
-        lost = [one for one in pieces if one.status != "due"]
+        told = {"due"}
+        if service.config.late_usage == "next_invoice":
+            told.add("missed_invoice")  # what becomes of it is told when that is settled
+        lost = [one for one in pieces if one.status not in told]
         if lost:
             log.error("usage_not_reportable", pieces=len(lost), first=lost[0].identifier)
         rows = [
@@ -322,7 +325,7 @@ async def _tell_line(
     for row in rows:
         async with gate:
             if pause.is_set():  # it was taken and not told: the next run does
-                status, error, not_before = "due", None, None
+                status, error, not_before = _untold(row), None, None
             else:
                 status, error, not_before = await _tell(run.service, stripe, row, pause)
         await _settle(run, [(row, (status, error, not_before))], counts)
@@ -339,7 +342,7 @@ async def _stream_part(
     """Tell up to STREAM_MAX pieces in one call. If Stripe refuses the call, piece by piece: then
     it says which of them it can't take.
     """
-    fates: list[Fate] = [("due", None, None)] * len(rows)
+    fates: list[Fate] = [(_untold(row), None, None) for row in rows]
     async with gate:
         if not pause.is_set():
             try:
@@ -398,12 +401,17 @@ async def _missed(service: Service, row: Record, fault: StripeFault, pause: asyn
     wait = min(WAIT_MAX, WAIT_FIRST * 2 ** min(row["attempts"], 10))
     log.warning("usage_not_told", identifier=row["identifier"], error=str(fault), code=fault.code)
     if fault.code == "timestamp_in_future":
-        return "due", str(fault), now + AHEAD_WAIT
+        return _untold(row), str(fault), now + AHEAD_WAIT
     if fault.code in TOO_OLD or row["window_at"] < now - PAST_MAX:
         return "unreportable", str(fault), None
     if fault.is_final:
         return "rejected", f"{fault.code}: {fault}", None
     if fault.kind in {"limited", "unauthorized"}:
         pause.set()
-        return "due", str(fault), None
+        return _untold(row), str(fault), None
     return "unknown", str(fault), now + wait
+
+
+def _untold(row: Record) -> str:
+    """The state of a piece that was not told this time; an earlier time may have told it."""
+    return "due" if row["is_first"] else "unknown"

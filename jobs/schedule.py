@@ -58,7 +58,7 @@ TIMETABLE: Final = (
         every=timedelta(seconds=5),
         seconds_max=300,
         work=stripe_outbox,
-        about="asks Stripe for what nobody waits for: refunds",
+        about="asks Stripe for what nobody waits for: refunds, items of late usage",
     ),
     Job(
         name="move_plans",

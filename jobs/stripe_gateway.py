@@ -49,6 +49,7 @@ OWNERS: Final[Mapping[Kind, str]] = {
     "setup": "customer",
     "price": "product",
     "refund": "payment_intent",
+    "invoice_item": "customer",
 }
 """The parameter that a kind is listed by."""
 INTENT_EXPAND: Final = ("latest_charge.balance_transaction",)
@@ -116,6 +117,7 @@ class Gateway(PlanCalls, CardCalls, UsageCalls):
             "refund": v1.refunds,
             "setup": v1.setup_intents,
             "portal": v1.billing_portal.configurations,
+            "invoice_item": v1.invoice_items,
         }
 
     async def close(self) -> None:

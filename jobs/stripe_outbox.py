@@ -1,7 +1,7 @@
-"""The job `stripe_outbox`: sends what nobody waits for. So far: refunds.
+"""The job `stripe_outbox`: sends what nobody waits for: refunds, and items of late usage.
 
-A call that Stripe refuses for good is parked, and what was frozen for it is free again; any other
-fault is tried again, later and later.
+A call that Stripe refuses for good is parked, and what was frozen for it is free again; what an
+item was to bill is listed. Any other fault is tried again, later and later.
 """
 
 import asyncio
@@ -45,9 +45,10 @@ async def stripe_outbox(run: Run) -> Counts:
 
 async def _send(service: Service, name: str) -> str:
     async def then(conn: Connection, _: Made) -> None:
-        """Its fate is news of the payment."""
+        """The fate of a refund is news of the payment."""
         intent = await conn.fetchval(queries.stripe_call_intent, name)
-        await stripe_news.mark(conn, intent, "intent")
+        if intent is not None:
+            await stripe_news.mark(conn, intent, "intent")
 
     try:
         await stripe_calls.send(service, name, then)
@@ -72,7 +73,13 @@ async def _failed(service: Service, name: str, fault: StripeFault) -> None:
                 WAIT_MAX,
                 fault.is_final,
             )
-            if row is not None and fault.is_final:
+            if row is None or not fault.is_final:
+                return
+            if row["purchase_no"] is None:
+                words = str(fault)[:500]
+                await conn.fetch(queries.late_usage_refused, row["customer_no"], name, words)
+                log.error("late_usage_refused", call=name, error=words)
+            else:
                 # What it says now, such as of a dispute, may freeze what is free from here on.
                 await stripe_news.mark(
                     conn, await conn.fetchval(queries.stripe_call_intent, name), "intent"

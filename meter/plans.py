@@ -74,6 +74,12 @@ class Plan(Struct, frozen=True, kw_only=True):
             found[self.overage.event_name] = (None, self.overage.report_unit)
         return found
 
+    def billed_by(self, event_name: str) -> Metered | Overage | None:
+        """What says the price of what is told under a name."""
+        if self.overage is not None and self.overage.event_name == event_name:
+            return self.overage
+        return next((one for one in self.metered if one.event_name == event_name), None)
+
     def credits_for(self, quantity: int) -> int:
         """What a whole period gives."""
         return self.credits * quantity * (1 if self.credits_every is None else MONTHS[self.period])

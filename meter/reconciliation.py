@@ -27,6 +27,7 @@ class Reason(Struct, frozen=True):
 
     `in_flight`: is to be told, or not compared yet; `carried`: less than a report unit, told with
     another day or when the period ends; `late`: its invoice was final before it was known;
+    `next_invoice`: so too, and an item on the next invoice bills it;
     `unreportable`: older than Stripe takes; `rejected`: Stripe does not count it; `duplicate`:
     Stripe has more than it was told; `unknown`: none of these.
     """
@@ -137,12 +138,18 @@ def reasons_of(row: Mapping[str, Any], difference: Decimal) -> list[Reason]:
         pending += row["sent"]  # it is not compared yet
     for name, part in (
         ("late", row["missed"]),
+        ("next_invoice", row["carried_over"]),
         ("unreportable", row["unreportable"]),
         ("in_flight", pending),
     ):
         if part:
             found.append(Reason(name, value_text(part)))
             rest = EXACT.subtract(rest, part)
+    told_late = EXACT.add(row["missed_told"], row["carried_told"])
+    if told_late and abs(EXACT.subtract(rest, told_late)) < SMALLEST:
+        # Stripe was told, and not asked since what it has counted.
+        parts = ("late", row["missed_told"]), ("next_invoice", row["carried_told"])
+        return [*found, *(Reason(name, value_text(part)) for name, part in parts if part)]
     if abs(rest) < SMALLEST:
         return found
     if row["marks"]:

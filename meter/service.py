@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -32,6 +32,7 @@ from meter.events import Fact
 from meter.facts import EventFacts
 from meter.hot_path import RETRIES_MAX, Batcher
 from meter.intake import Intake
+from meter.late_items import GATHER
 from meter.observe import Metrics
 from meter.problems import ProblemError, fault, problem_body
 from meter.report_pieces import CONFIRM_AFTER
@@ -57,6 +58,7 @@ REPORTS_AT_ONCE_MAX: Final = 2
 """Of one process: each holds a connection and a snapshot for as long as its reader takes."""
 
 _encode = msgspec.json.Encoder().encode
+LateUsage = Literal["write_off", "next_invoice"]
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -77,6 +79,8 @@ class Config(Struct, frozen=True, kw_only=True):
     event_retention: timedelta = timedelta(days=400)
     late_grace: timedelta = timedelta(minutes=5)
     """How long after its end a window is closed for pricing: events arrive late."""
+    late_usage: LateUsage = "write_off"
+    """What becomes of usage that is known after its invoice was final."""
     stripe: StripeConfig | None = None
     """None: nothing is sold through Stripe."""
     past_due_grace: timedelta = timedelta(0)
@@ -384,7 +388,7 @@ class Service:
         """When usage is to be told, or compared, next."""
         async with transaction(self.pool) as conn:
             return await conn.fetchval(
-                queries.report_due_next, now, self.config.late_grace, CONFIRM_AFTER
+                queries.report_due_next, now, self.config.late_grace, CONFIRM_AFTER, GATHER
             )
 
 

@@ -14,7 +14,16 @@ from msgspec import Struct
 LIVE_PREFIXES: Final = ("sk_live_", "rk_live_")
 
 Kind = Literal[
-    "customer", "product", "price", "session", "intent", "refund", "action", "setup", "portal"
+    "customer",
+    "product",
+    "price",
+    "session",
+    "intent",
+    "refund",
+    "action",
+    "setup",
+    "portal",
+    "invoice_item",
 ]
 """What is made at Stripe; an `action` is something done to a subscription, a `portal` says what
 customers may do on their page."""

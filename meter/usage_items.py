@@ -99,14 +99,15 @@ async def _periods(
     """Note the periods of an item up to the present one, also those that passed unheard of."""
     last = await conn.fetchrow(queries.report_period_last, customer_no, item_no)
     begins, ends = wanted.item.period_start, wanted.item.period_end
+    price_id = wanted.item.price_id
     since = starts_at if last is None else last["ends_at"]
     if last is not None and last["starts_at"] == begins:
         since = begins
     for start, end in periods_between(state.anchor, wanted.period, since, begins):
-        await conn.execute(queries.report_period_put, customer_no, item_no, start, end)
+        await conn.execute(queries.report_period_put, customer_no, item_no, start, end, price_id)
     if begins < ends and ends > starts_at:
         start = max(begins, starts_at)
-        await conn.execute(queries.report_period_put, customer_no, item_no, start, ends)
+        await conn.execute(queries.report_period_put, customer_no, item_no, start, ends, price_id)
 
 
 def periods_between(

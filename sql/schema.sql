@@ -1070,6 +1070,8 @@ CREATE TABLE report_periods (
     is_final boolean NOT NULL DEFAULT false,
     -- When it is looked again whether its invoice can still change.
     look_at timestamptz,
+    -- The price at Stripe that the item had in it when that was last looked at.
+    price_id text COLLATE "C",
     PRIMARY KEY (customer_no, item_no, starts_at),
     CONSTRAINT report_periods_not_empty CHECK (starts_at < ends_at)
 );
@@ -1101,7 +1103,7 @@ CREATE TABLE report_rows (
     identifier text COLLATE "C" NOT NULL,
     status text NOT NULL CHECK (status IN (
         'due', 'sending', 'sent', 'confirmed', 'billed', 'rejected', 'disputed', 'unknown',
-        'superseded', 'unreportable', 'missed_invoice'
+        'superseded', 'unreportable', 'missed_invoice', 'next_invoice'
     )),
     created_at timestamptz NOT NULL,
     first_sent_at timestamptz,
@@ -1110,6 +1112,12 @@ CREATE TABLE report_rows (
     attempts integer NOT NULL DEFAULT 0,
     not_before timestamptz,
     error text,
+    -- The call that makes the invoice item which bills it.
+    call_name text COLLATE "C",
+    -- Why no later invoice bills what missed its own; NULL: that is not decided.
+    not_billed text CHECK (
+        not_billed IN ('written_off', 'no_next_invoice', 'no_price', 'refused', 'unsure')
+    ),
     -- It was told, is to be, or can't be any more: it is not told again.
     is_counted boolean NOT NULL GENERATED ALWAYS AS (
         status NOT IN ('rejected', 'disputed', 'superseded')
@@ -1126,6 +1134,9 @@ CREATE INDEX report_rows_sent ON report_rows (sent_at) WHERE status = 'sent';
 
 CREATE INDEX report_rows_rejected ON report_rows (settled_at)
 WHERE status = 'rejected' AND not_before IS NULL;
+
+CREATE INDEX report_rows_missed ON report_rows (customer_no, item_no, window_at)
+WHERE status = 'missed_invoice' AND not_billed IS NULL;
 
 -- What Stripe had counted of an hour when it was last asked.
 CREATE TABLE report_sums (

@@ -30,6 +30,7 @@ STATUSES: Final = (
     "superseded",
     "unreportable",
     "missed_invoice",
+    "next_invoice",
 )
 
 
@@ -41,7 +42,8 @@ class UsageReport(Struct, frozen=True, kw_only=True):
     told again under the same identifier; `superseded`: another piece took its place before it was
     told, or Stripe never had it; `rejected`: Stripe does not count it, `error` says why;
     `disputed`: Stripe's sum differed for long, what it lacks is told again; `unreportable`: it is
-    older than Stripe takes; `missed_invoice`: its invoice was final before it was known.
+    older than Stripe takes; `missed_invoice`: its invoice was final before it was known;
+    `next_invoice`: that is so, and an item on the subscription's next invoice bills it.
     """
 
     identifier: str
@@ -59,6 +61,13 @@ class UsageReport(Struct, frozen=True, kw_only=True):
     sent_at: datetime | None
     error: str | None
     invoice_id: str | None
+    """Of its period, once it is final."""
+    invoice_item_id: str | None
+    """That bills it on the next invoice; null until Stripe has it."""
+    not_billed: str | None
+    """Of what missed its invoice, why no later one bills it: `written_off` (by the setting),
+    `no_next_invoice` (its subscription has ended), `no_price`, `refused` by
+    Stripe, or `unsure`: it was told before and after its invoice was final."""
 
 
 async def list_reports(call: Call) -> Reply:
@@ -98,6 +107,8 @@ async def list_reports(call: Call) -> Reply:
             sent_at=row["sent_at"],
             error=row["error"],
             invoice_id=row["invoice_id"],
+            invoice_item_id=row["invoice_item_id"],
+            not_billed=row["not_billed"],
         )
         for row in rows[: at.limit]
     ]

@@ -6,7 +6,7 @@ from typing import Any
 from sandbox import money
 from sandbox.calendar import DAY
 from sandbox.errors import invalid
-from sandbox.lists import Readable, page, readable, same
+from sandbox.lists import Readable, is_inside, page, readable
 from sandbox.nouns import catalogue, discounts, invoice_ends, invoice_lines, invoicing
 from sandbox.routing import Call, route
 from sandbox.shapes import Obj, has_status
@@ -37,7 +37,7 @@ readable(
         "invoiceitem",
         filters={
             "pending": lambda _, entry, wanted: (entry["invoice"] is None) == wanted,
-            "created": same("date"),
+            "created": lambda _, entry, wanted: is_inside(entry["date"], wanted),
         },
     )
 )
@@ -217,7 +217,9 @@ def create_item(world: World, call: Call) -> Obj:
             raise invalid("The invoice is finalized.", code="invoice_not_editable")
     entry = item(world, customer, given)
     if (sub_id := given.get("subscription")) is not None:
-        world.used("subscription", sub_id, "subscription")
+        sub = world.used("subscription", sub_id, "subscription")
+        if sub["customer"] != customer["id"] or has_status(sub, "canceled", "incomplete_expired"):
+            raise invalid("No invoice of this subscription will come.", param="subscription")
         world.note(entry["id"])["subscription"] = sub_id
         entry["parent"] = {
             "type": "subscription_details",

@@ -85,7 +85,7 @@ ORDER BY starts_at DESC
 LIMIT 1;
 
 -- report_period_put --
--- A period of an item; one that another begins in ends there.
+-- A period of an item and its price; one that another begins in ends there.
 WITH cut AS (
     UPDATE report_periods SET ends_at = $3::timestamptz
     WHERE
@@ -95,10 +95,13 @@ WITH cut AS (
         AND ends_at > $3::timestamptz
 )
 
-INSERT INTO report_periods AS p (customer_no, item_no, starts_at, ends_at)
-VALUES ($1::bigint, $2::bigint, $3::timestamptz, $4::timestamptz)
-ON CONFLICT (customer_no, item_no, starts_at) DO UPDATE SET ends_at = excluded.ends_at
-WHERE p.closed_at IS NULL AND p.ends_at <> excluded.ends_at;
+INSERT INTO report_periods AS p (customer_no, item_no, starts_at, ends_at, price_id)
+VALUES ($1::bigint, $2::bigint, $3::timestamptz, $4::timestamptz, $5::text)
+ON CONFLICT (customer_no, item_no, starts_at) DO UPDATE SET
+    ends_at = excluded.ends_at, price_id = excluded.price_id
+WHERE
+    p.closed_at IS NULL
+    AND (p.ends_at, p.price_id) IS DISTINCT FROM (excluded.ends_at, excluded.price_id);
 
 -- report_item_mark --
 -- All that was used since an item began is to be looked at.
@@ -612,12 +615,13 @@ WHERE
     AND r.part = x.part
 RETURNING
     r.customer_no, r.item_no, r.window_at, r.seq, r.part, r.value, r.identifier, r.attempts,
-    i.event_name, i.stripe_customer_id;
+    r.first_sent_at = $1::timestamptz AS is_first, i.event_name, i.stripe_customer_id;
 
 -- report_row_settle --
--- What has become of a piece: its state, why, and when it is tried again.
+-- What has become of a piece: its state, why, and when it is tried again. What is due was not sent.
 UPDATE report_rows SET
     status = $6::text,
+    first_sent_at = CASE WHEN $6::text <> 'due' THEN first_sent_at END,
     error = $7::text,
     not_before = $8::timestamptz,
     sent_at = CASE WHEN $6::text = 'sent' THEN service_now_v1() ELSE sent_at END,
@@ -709,7 +713,11 @@ FROM report_items AS i
 INNER JOIN report_windows AS w ON i.customer_no = w.customer_no AND i.item_no = w.item_no
 LEFT JOIN LATERAL (
     SELECT
-        sum(x.value) FILTER (WHERE x.status IN ('sent', 'confirmed', 'billed')) AS sure,
+        sum(x.value) FILTER (
+            WHERE
+            x.status IN ('sent', 'confirmed', 'billed')
+            OR (x.status IN ('missed_invoice', 'next_invoice') AND x.sent_at IS NOT NULL)
+        ) AS sure,
         sum(x.value) FILTER (
             WHERE x.status IN ('sending', 'unknown') AND x.first_sent_at <= $6::timestamptz
         ) AS perhaps,
@@ -746,10 +754,18 @@ ON CONFLICT (customer_no, stripe_meter_id, stripe_customer_id, hour) DO UPDATE S
 
 -- report_hour_settle --
 -- Pieces of an hour ($4) in state $5, told by then ($7), get the state $6; what is confirmed of a
--- closed period is billed.
+-- closed period is billed, unless it was told after that; if it may have been told before as well,
+-- that is not sure.
 UPDATE report_rows AS r SET
     status = CASE
-        WHEN $6::text = 'confirmed' AND p.closed_at IS NOT NULL THEN 'billed' ELSE $6::text
+        WHEN $6::text <> 'confirmed' OR p.closed_at IS NULL THEN $6::text
+        WHEN coalesce(r.sent_at, r.first_sent_at) >= p.closed_at THEN 'missed_invoice'
+        ELSE 'billed'
+    END,
+    not_billed = CASE
+        WHEN
+            $6::text = 'confirmed' AND r.first_sent_at < p.closed_at AND r.sent_at >= p.closed_at
+            THEN 'unsure'
     END,
     settled_at = service_now_v1(),
     not_before = NULL
@@ -813,10 +829,15 @@ WHERE
 RETURNING p.customer_no, p.item_no, p.starts_at, p.ends_at;
 
 -- report_rows_billed --
--- What was confirmed of periods that are closed is on their invoice; what was told after that ($5)
--- is not.
+-- What was confirmed of periods that are closed is on their invoice; what was told after that ($5),
+-- or is still to be told, is not; if it may have been told before as well, that is not sure.
 UPDATE report_rows AS r SET
-    status = CASE WHEN r.sent_at >= $5::timestamptz THEN 'missed_invoice' ELSE 'billed' END,
+    status = CASE
+        WHEN r.status = 'due' OR r.sent_at >= $5::timestamptz THEN 'missed_invoice' ELSE 'billed'
+    END,
+    not_billed = CASE
+        WHEN r.first_sent_at < $5::timestamptz AND r.sent_at >= $5::timestamptz THEN 'unsure'
+    END,
     settled_at = service_now_v1()
 FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) AS d (
     customer_no, item_no, starts_at, ends_at
@@ -826,12 +847,15 @@ WHERE
     AND r.item_no = d.item_no
     AND r.window_at >= d.starts_at
     AND r.window_at < d.ends_at
-    AND (r.status = 'confirmed' OR (r.status = 'sent' AND r.sent_at >= $5::timestamptz))
+    AND (
+        r.status IN ('confirmed', 'due')
+        OR (r.status = 'sent' AND r.sent_at >= $5::timestamptz)
+    )
 RETURNING r.identifier, r.status;
 
 -- report_due_next --
--- When something of usage is to be told or compared next, after $1 ($2: the grace, $3: how long
--- after it was told); NULL: nothing is known to be.
+-- When something of usage is to be told, compared or billed late next, after $1 ($2: the grace, $3:
+-- how long after it was told, $4: after the last item); NULL: nothing is known to be.
 SELECT min(x.at) AS due_at
 FROM (
     SELECT hour + interval '1 hour' + $2::interval AS at FROM unreported_usage
@@ -843,11 +867,18 @@ FROM (
     SELECT not_before AS at FROM report_rows WHERE is_open
     UNION ALL
     SELECT sent_at + $3::interval AS at FROM report_rows WHERE status = 'sent'
+    UNION ALL
+    SELECT c.created_at + $4::interval AS at
+    FROM report_rows AS m
+    INNER JOIN report_rows AS r ON m.customer_no = r.customer_no AND m.item_no = r.item_no
+    INNER JOIN stripe_calls AS c ON r.call_name = c.name
+    WHERE m.status = 'missed_invoice' AND m.not_billed IS NULL
 ) AS x
 WHERE x.at > $1::timestamptz;
 
 -- report_work --
--- Whether there is usage to tell, and something told to compare or a period to close.
+-- Whether there is usage to tell; and something told to compare, a period to close, or usage that
+-- missed its invoice.
 SELECT
     EXISTS (
         SELECT 1
@@ -874,14 +905,17 @@ SELECT
             closed_at IS NULL
             AND ends_at <= $1::timestamptz
             AND (look_at IS NULL OR look_at <= $1::timestamptz)
+    )
+    OR EXISTS (
+        SELECT 1 FROM report_rows WHERE status = 'missed_invoice' AND not_billed IS NULL
     ) AS is_to_compare;
 
 -- usage_reports_read --
 -- Pieces of usage told to Stripe, the latest first, before ($5 … $9).
 SELECT
     r.customer_no, c.customer_id, r.item_no, r.window_at, r.seq, r.part, r.value, r.identifier,
-    r.status, r.created_at, r.sent_at, r.error, i.event_name, i.subscription_id, m.meter,
-    w.ends_at AS window_end, p.invoice_id
+    r.status, r.created_at, r.sent_at, r.error, r.not_billed, i.event_name, i.subscription_id,
+    m.meter, w.ends_at AS window_end, p.invoice_id, x.object_id AS invoice_item_id
 FROM report_rows AS r
 INNER JOIN report_items AS i ON r.customer_no = i.customer_no AND r.item_no = i.item_no
 INNER JOIN customers AS c ON r.customer_no = c.customer_no
@@ -896,6 +930,7 @@ LEFT JOIN
         AND w.item_no = p.item_no
         AND w.period_start = p.starts_at
 LEFT JOIN meters AS m ON i.meter_no = m.meter_no
+LEFT JOIN stripe_calls AS x ON r.call_name = x.name
 WHERE
     ($1::bigint IS NULL OR r.customer_no = $1::bigint)
     AND ($2::text IS NULL OR r.status = $2::text)
@@ -941,6 +976,9 @@ told AS (
         coalesce(r.sent, 0) AS sent,
         r.sent_at,
         coalesce(r.missed, 0) AS missed,
+        coalesce(r.carried_over, 0) AS carried_over,
+        coalesce(r.missed_told, 0) AS missed_told,
+        coalesce(r.carried_told, 0) AS carried_told,
         coalesce(r.unreportable, 0) AS unreportable,
         coalesce(r.rejected, 0) AS rejected,
         r.oldest_at
@@ -951,11 +989,20 @@ told AS (
             sum(x.value) FILTER (WHERE x.is_open) AS pending,
             sum(x.value) FILTER (WHERE x.status = 'sent') AS sent,
             max(x.sent_at) FILTER (WHERE x.status = 'sent') AS sent_at,
-            sum(x.value) FILTER (WHERE x.status = 'missed_invoice') AS missed,
+            -- What was told late Stripe may have counted, and it differs only if it has not.
+            sum(x.value) FILTER (WHERE x.status = 'missed_invoice' AND x.sent_at IS NULL)
+                AS missed,
+            sum(x.value) FILTER (WHERE x.status = 'next_invoice' AND x.sent_at IS NULL)
+                AS carried_over,
+            sum(x.value) FILTER (WHERE x.status = 'missed_invoice' AND x.sent_at IS NOT NULL)
+                AS missed_told,
+            sum(x.value) FILTER (WHERE x.status = 'next_invoice' AND x.sent_at IS NOT NULL)
+                AS carried_told,
             sum(x.value) FILTER (WHERE x.status = 'unreportable') AS unreportable,
             sum(x.value) FILTER (WHERE x.status = 'rejected') AS rejected,
-            min(x.created_at) FILTER (WHERE x.status NOT IN ('confirmed', 'billed', 'superseded'))
-                AS oldest_at
+            min(x.created_at) FILTER (
+                WHERE x.status NOT IN ('confirmed', 'billed', 'superseded', 'next_invoice')
+            ) AS oldest_at
         FROM report_rows AS x
         WHERE x.customer_no = w.customer_no AND x.item_no = w.item_no AND x.window_at = w.starts_at
     ) AS r ON true
@@ -973,6 +1020,9 @@ days AS (
         sum(t.sent) AS sent,
         max(t.sent_at) AS sent_at,
         sum(t.missed) AS missed,
+        sum(t.carried_over) AS carried_over,
+        sum(t.missed_told) AS missed_told,
+        sum(t.carried_told) AS carried_told,
         sum(t.unreportable) AS unreportable,
         sum(t.rejected) AS rejected,
         min(t.oldest_at) AS oldest_at,
@@ -1009,8 +1059,8 @@ compared AS (
 
 SELECT
     d.day, d.customer_no, c.customer_id, d.event_name, m.meter, d.used, d.sure, d.pending, d.sent,
-    d.sent_at, d.missed, d.unreportable, d.rejected, d.oldest_at, d.marks, d.counted,
-    d.seen_at,
+    d.sent_at, d.missed, d.carried_over, d.missed_told, d.carried_told, d.unreportable, d.rejected,
+    d.oldest_at, d.marks, d.counted, d.seen_at,
     count(*) OVER () AS rows_count,
     count(*) FILTER (WHERE d.used = d.counted) OVER () AS agreed_count
 FROM compared AS d

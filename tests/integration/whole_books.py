@@ -122,7 +122,7 @@ async def report_something(conn: Connection, customer_no: int, now: datetime) ->
     )
     assert item is not None
     place = customer_no, item["item_no"]
-    await conn.execute(queries.report_period_put, *place, hour, hour + timedelta(days=30))
+    await conn.execute(queries.report_period_put, *place, hour, hour + timedelta(days=30), "price")
     window = (*place, hour, hour + timedelta(hours=1), hour, "25")
     await conn.execute(queries.report_windows_put, *columns([window], "iittts"))
     piece = (*place, hour, 1, 1, "2", f"dd_{customer_no}", "due")
