@@ -268,6 +268,11 @@ def _end(part: Part, story: WindowStory) -> str:
             f"{value_text(lost.value)} is older than the 35 days that Stripe takes, or could not "
             "be told: it is never billed by itself. Bill it by hand, or write it off"
         )
+    if (late := part.states.get("next_invoice")) is not None:
+        return (
+            f"{value_text(late.value)} came after its invoice was final: the subscription's next "
+            "invoice bills it as an item (`invoice_item_id` in GET /v1/usage-reports)"
+        )
     if (lost := part.states.get("missed_invoice")) is not None:
         invoice = part.invoice_id or "the invoice of its period"
         return (
