@@ -18,7 +18,7 @@ import structlog
 from asyncpg import Record
 from msgspec import Struct
 
-from jobs.runner import Counts, Run
+from jobs.runner import Counts, Run, together
 from ledger import customers
 from meter import raw, report_pieces
 from meter.catalog import Catalog, Meter
@@ -265,7 +265,7 @@ async def _tell_all(run: Run, stripe: StripePort, counts: dict[str, int]) -> Non
         gate = asyncio.Semaphore(TOGETHER_MAX)
         pause = asyncio.Event()
         tellers = (_tell_line(run, stripe, gate, pause, rows, counts) for rows in lines)
-        await asyncio.gather(*tellers)
+        await together(tellers)
         if pause.is_set():
             return
 
