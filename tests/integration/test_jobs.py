@@ -267,6 +267,7 @@ async def test_failed_run_is_recorded_and_the_next_may_succeed(service: Service)
 async def test_run_that_fails_ends_once_all_that_it_began_has_ended(service: Service) -> None:
     """The next run would begin beside it, and the process would stop under it."""
     failed, ended = asyncio.Event(), asyncio.Event()
+    seen: list[bool] = []
 
     async def fail() -> None:
         failed.set()
@@ -279,11 +280,14 @@ async def test_run_that_fails_ends_once_all_that_it_began_has_ended(service: Ser
         ended.set()
 
     async def work(_: Run) -> Counts:
-        await together([fail(), go_on()])
+        try:
+            await together([fail(), go_on()])
+        finally:
+            seen.append(ended.is_set())
         return {}
 
     run = await Runner(service, [job(work)]).run_now("try")
-    assert ended.is_set()
+    assert seen == [True]
     assert run is not None
     assert run.error == "ValueError: no such day"
 
