@@ -5,7 +5,6 @@ the payment's fate is known: no second one begins before that. What the bank doe
 is given up at Stripe, so that it can't be paid later, and then counts as a decline.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
@@ -15,7 +14,7 @@ import structlog
 from asyncpg import Record
 from msgspec import Struct
 
-from jobs.runner import Counts, Run
+from jobs.runner import Counts, Run, together
 from ledger import customers, load_purchases
 from ledger.bought import Terms
 from ledger.ids import parse_id
@@ -58,7 +57,7 @@ async def auto_top_up(run: Run) -> Counts:
     for statement, look in ((queries.top_ups_open, _follow), (queries.top_ups_low, _start)):
         async for rows in _rounds(run, statement):
             tries = (_one(look, run.service, stripe, row) for row in rows)
-            for fate in await asyncio.gather(*tries):
+            for fate in await together(tries):
                 counts[fate] += 1
     return counts
 

@@ -4,7 +4,6 @@ Through the batcher, like everybody else: the books decide under the customer's 
 that is charged already is left alone. So what is asked twice, or done and not noted, does no harm.
 """
 
-import asyncio
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Final
@@ -12,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from jobs.runner import Counts, Run
+from jobs.runner import Counts, Run, together
 from ledger.requests import ChargeEvents, ChargeWindows, EventRef
 from ledger.usage_events import EventsCharged, WindowCharged, WindowsCharged
 from sql import queries
@@ -74,11 +73,9 @@ async def _rate_events(run: Run, counts: dict[str, int]) -> bool:
     if any(row["meter_no"] not in catalog.by_no for row in rows):
         await run.service.refresh()
         catalog = run.service.catalog
-    await asyncio.gather(
-        *(
-            _charge_events(run, customer_no, list(mine), counts)
-            for customer_no, mine in groupby(rows, key=lambda row: row["customer_no"])
-        )
+    await together(
+        _charge_events(run, customer_no, list(mine), counts)
+        for customer_no, mine in groupby(rows, key=lambda row: row["customer_no"])
     )
     return True
 
@@ -144,11 +141,9 @@ async def _rate_windows(run: Run, counts: dict[str, int]) -> bool:
     if not rows:
         return False
     windows = [Window(*row) for row in rows]
-    await asyncio.gather(
-        *(
-            _charge_windows(run, list(mine), ready_by, counts)
-            for _, mine in groupby(windows, key=lambda one: (one.customer_no, one.meter_no))
-        )
+    await together(
+        _charge_windows(run, list(mine), ready_by, counts)
+        for _, mine in groupby(windows, key=lambda one: (one.customer_no, one.meter_no))
     )
     return True
 

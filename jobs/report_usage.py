@@ -18,7 +18,7 @@ import structlog
 from asyncpg import Record
 from msgspec import Struct
 
-from jobs.runner import Counts, Run
+from jobs.runner import Counts, Run, together
 from ledger import customers
 from meter import raw, report_pieces
 from meter.catalog import Catalog, Meter
@@ -304,7 +304,7 @@ async def _tell_all(run: Run, stripe: StripePort, counts: dict[str, int]) -> Non
             taken.sort(key=_line)
             parts = [list(rows) for _, rows in groupby(taken, _line)]
             tell = _tell_line
-        await asyncio.gather(*(tell(run, stripe, gate, pause, rows, counts) for rows in parts))
+        await together(tell(run, stripe, gate, pause, rows, counts) for rows in parts)
         if pause.is_set():
             return
 

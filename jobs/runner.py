@@ -9,10 +9,10 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 import structlog
@@ -39,6 +39,7 @@ APART: Final = 0.75
 
 Counts = Mapping[str, int]
 """What a run did: a word and a number each."""
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -295,6 +296,18 @@ class Runner:
             except DatabaseFault as fault:
                 # The work itself meets the same; another renewal is due soon.
                 log.warning("lease_not_renewed", job=lease.job, error=str(fault))
+
+
+async def together(works: Iterable[Awaitable[T]]) -> list[T]:
+    """What each of some works done at once came to. Raises what the first that failed raised.
+
+    Only when none goes on: a run that ends gives up its lease, and the next one begins.
+    """
+    ends = await asyncio.gather(*works, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+    return cast("list[T]", ends)
 
 
 def _run_of(

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from asyncpg import Record
 
-from jobs.runner import Counts, Run
+from jobs.runner import Counts, Run, together
 from jobs.stripe_apply import Foreign, Twin, apply_payment
 from jobs.stripe_plans import apply_invoice, apply_subscription
 from ledger.load_purchases import ForeignPurchase
@@ -62,7 +62,7 @@ async def stripe_inbox(run: Run) -> Counts:
         if not taken:
             break
         assert stripe is not None
-        fates = await asyncio.gather(*(_settle(run.service, stripe, one) for one in taken))
+        fates = await together(_settle(run.service, stripe, one) for one in taken)
         for fate in fates:
             counts[fate] += 1
     return counts

@@ -4,13 +4,12 @@ A call that Stripe refuses for good is parked, and what was frozen for it is fre
 item was to bill is listed. Any other fault is tried again, later and later.
 """
 
-import asyncio
 from datetime import timedelta
 from typing import Final
 
 import structlog
 
-from jobs.runner import Counts, Run
+from jobs.runner import Counts, Run, together
 from ledger.requests import ReleasePurchase
 from meter import stripe_calls, stripe_news
 from meter.service import Service
@@ -36,7 +35,7 @@ async def stripe_outbox(run: Run) -> Counts:
             names = [row[0] for row in await conn.fetch(queries.stripe_calls_queued, TOGETHER_MAX)]
         if not names:
             break
-        for fate in await asyncio.gather(*(_send(run.service, name) for name in names)):
+        for fate in await together(_send(run.service, name) for name in names):
             counts[fate] += 1
     async with run.transaction() as conn:
         run.service.metrics.stripe.outbox_age(await conn.fetchval(queries.stripe_outbox_age))

@@ -69,7 +69,8 @@ class Shop:
     async def state(self, kind: str) -> list[Any]:
         """Every object of a kind that the stand-in has."""
         headers = {"Authorization": f"Bearer {self.standin.token}"}
-        async with self.web.get(f"{self.standin.url}/_sandbox/state", headers=headers) as response:
+        url = f"{self.standin.url}/_sandbox/state?object={kind}"
+        async with self.web.get(url, headers=headers) as response:
             found: Any = msgspec.json.decode(await response.read())
         return found.get(kind, [])
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs import forget, runner, schedule
 from jobs.leases import LeaseLost, take
-from jobs.runner import Counts, Job, Run, Runner
+from jobs.runner import Counts, Job, Run, Runner, together
 from jobs.schedule import TIMETABLE, Clock
 from ledger import customers
 from meter import auth
@@ -262,6 +262,34 @@ async def test_failed_run_is_recorded_and_the_next_may_succeed(service: Service)
     done = await only.run_now("try")
     assert done is not None
     assert (done.counts, done.error) == ({"days": 3}, None)
+
+
+async def test_run_that_fails_ends_once_all_that_it_began_has_ended(service: Service) -> None:
+    """The next run would begin beside it, and the process would stop under it."""
+    failed, ended = asyncio.Event(), asyncio.Event()
+    seen: list[bool] = []
+
+    async def fail() -> None:
+        failed.set()
+        raise ValueError("no such day")
+
+    async def go_on() -> None:
+        await failed.wait()
+        async with transaction(service.pool) as conn:
+            await conn.execute("UPDATE installation SET closed_through = '2020-01-31'")
+        ended.set()
+
+    async def work(_: Run) -> Counts:
+        try:
+            await together([fail(), go_on()])
+        finally:
+            seen.append(ended.is_set())
+        return {}
+
+    run = await Runner(service, [job(work)]).run_now("try")
+    assert seen == [True]
+    assert run is not None
+    assert run.error == "ValueError: no such day"
 
 
 async def test_run_that_takes_too_long_is_ended(service: Service) -> None:
