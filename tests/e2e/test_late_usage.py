@@ -99,7 +99,7 @@ async def test_late_usage_is_on_the_next_invoice_to_the_cent(sale: Shop) -> None
         piece["identifier"],
     )
     assert piece["invoice_item_id"] == item["id"]
-    why = await sale.api.get(f"/v1/customers/acme/why?window=2030-01-01T12:00:00Z")
+    why = await sale.api.get("/v1/customers/acme/why?window=2030-01-01T12:00:00Z")
     assert "2 came after its invoice was final: the subscription's next" in why.body["verdict"]
     await sale.walk(NEXT)
     [_, second, third] = await invoices(sale)
