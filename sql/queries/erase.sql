@@ -64,10 +64,18 @@ UPDATE auto_top_ups SET is_enabled = false, bad_card = NULL, error = NULL
 WHERE customer_no = $1::bigint;
 
 -- stripe_calls_erase --
--- What Stripe was sent and told goes, but which objects were made; of refunds the amounts stay.
+-- What Stripe was sent and told goes, but which objects were made and how an action left its
+-- subscription; of refunds the amounts stay. Links to invoices go.
+WITH ended AS (
+    UPDATE subscriptions SET state = jsonb_set(state::jsonb, '{invoice}', 'null')::text
+    WHERE customer_no = $1::bigint
+)
+
 UPDATE stripe_calls SET
     params = CASE WHEN kind = 'refund' THEN params ELSE '{}' END,
     answer = CASE
+        WHEN kind = 'action'
+            THEN jsonb_set(answer::jsonb, '{subscription,invoice}', 'null', false)::text
         WHEN answer IS NOT NULL THEN json_build_object('object_id', object_id)::text
     END,
     error = NULL

@@ -9,6 +9,7 @@ from meter import catalog, rebuild
 from meter.erase import kept_of, wordless
 from sql.pool import Connection, Pool, transaction
 from tests.faults import faulty_pool, no_faults
+from tests.http import fresh_key
 from tests.metering import event, send, usage
 from tests.person import NOTE, PERSON, WORD, live, places_of
 from tests.servers import Database, connected
@@ -109,6 +110,27 @@ async def test_who_is_not_closed_or_subscribes_is_not_erased(sale: Shop, what: s
     words = {"open": "it is not closed", "subscribed": "a live subscription"}
     assert words[what] in refused.body["detail"]
     assert (await sale.api.get("/v1/customers/acme")).body["email"] == PERSON["email"]
+
+
+async def test_change_of_a_subscription_that_has_ended_is_still_told(
+    sale: Shop, owner: Connection
+) -> None:
+    await sale.plan()
+    await sale.subscribe()
+    key = fresh_key()
+    path, body = "/v1/customers/acme/subscription/cancel", {"when": "now"}
+    first = await sale.api.post(path, body, key=key)
+    await sale.apply()
+    await sale.api.post("/v1/customers/acme/close", {})
+    assert (await sale.api.post("/v1/customers/acme/erase", {}, key=None)).status == 200
+
+    again = await sale.api.post(path, body, key=key)
+
+    assert (first.status, again.status) == (200, 200)
+    assert again.body["subscription"]["status"] == "canceled"
+    assert (await sale.api.get("/v1/customers/acme/subscription")).body["status"] == "canceled"
+    links = await places_of(owner, "invoice.stripe")
+    assert await places_of(owner, sale.standin.url) | links == set()
 
 
 async def test_neighbours_keep_what_is_theirs(sale: Shop, owner: Connection) -> None:
