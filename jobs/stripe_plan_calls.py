@@ -113,11 +113,19 @@ class PlanCalls(ABC):
             "release": schedules.release_async,
         }
         options = {"idempotency_key": key}
-        async with self._faults():
-            if params["do"] == "schedule":
-                done = await schedules.create_async({"from_subscription": params["id"]}, options)
-            else:
-                done = await does[params["do"]](params["id"], params["with"], options)
+        try:
+            async with self._faults():
+                if params["do"] == "schedule":
+                    asked = {"from_subscription": params["id"]}
+                    done = await schedules.create_async(asked, options)
+                else:
+                    done = await does[params["do"]](params["id"], params["with"], options)
+        except StripeFault as fault:
+            # Stripe keeps no answer to this call: after a lost one there is nothing left to cancel.
+            is_gone = fault.kind == "missing" and params["do"] == "cancel"
+            if is_gone and (made := await self.acted(params)) is not None:
+                return made
+            raise
         return Made(done.id, subscription=await self.subscription(params["subscription"]))
 
     async def acted(self, params: Mapping[str, Any]) -> Made | None:

@@ -157,6 +157,23 @@ async def test_answer_that_was_lost_changes_once(half: Shop, kind: str) -> None:
     assert await half.api.posted() == ("5190", "0", "5190")
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("kind", ["reset_before", "reset_after", "500_before", "500_after"])
+async def test_ending_whose_answer_was_lost_is_told_as_done(
+    half: Shop, kind: str, count: int
+) -> None:
+    """Stripe keeps no answer to a deletion: the next try finds nothing left to delete."""
+    order = {"method": "DELETE", "path": "/v1/subscriptions/*", "kind": kind, "count": count}
+    await half.control("faults", **order)
+    first = await half.api.post(f"{PLACE}/cancel", {"when": "now"}, key="end-1")
+    if first.status != 200:
+        assert first.code == "stripe_unavailable", first
+        first = await half.api.post(f"{PLACE}/cancel", {"when": "now"}, key="end-1")
+    assert (first.status, first.body["subscription"]["status"]) == (200, "canceled"), first
+    again = await half.api.post(f"{PLACE}/cancel", {"when": "now"}, key="end-1")
+    assert (again.status, again.body) == (200, first.body)
+
+
 async def test_unpaid_upgrade_leaves_plan_and_credits_until_it_is_paid(half: Shop) -> None:
     await half.give_card("pm_card_chargeCustomerFail")
     changed = await half.act("change", plan="mega")
