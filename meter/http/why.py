@@ -174,7 +174,7 @@ ROUTES: Final = (
         handler=get_why,
         tag="Money in",
         answers={200: WhyAnswer},
-        errors=("customer_not_found", "purchase_not_found", "event_not_found"),
+        errors=("customer_not_found", "purchase_not_found", "event_not_found", "invalid_timestamp"),
         query=(
             Query("purchase", "Id of a purchase."),
             Query("event", "Id of an event; with `source`."),

@@ -30,6 +30,7 @@ FAULTS: Final[dict[str, dict[str, Any]]] = {
     "reset_after": {"kind": "reset_after"},
     "stall": {"kind": "stall", "seconds": 30},
 }
+ONLY_LONG: Final = frozenset({"429_of_one_object", "lock_timeout", "500_before", "stall"})
 MADE: Final = (
     *("customer", "product", "price", "checkout.session", "payment_intent", "charge", "refund"),
     *("setup_intent", "payment_method", "subscription", "subscription_schedule"),
@@ -201,7 +202,13 @@ async def plain(databases: Databases) -> Told:
         await databases.drop(database)
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=name, marks=[pytest.mark.long] if name in ONLY_LONG else [])
+        for name, fault in FAULTS.items()
+    ],
+)
 async def test_fault_at_each_kind_of_call_changes_nothing_in_the_end(
     pool: Pool, plain: Told, fault: dict[str, Any]
 ) -> None:
