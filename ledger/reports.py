@@ -100,6 +100,49 @@ JOURNAL: Final = Report(
     ),
 )
 
+FOCUS: Final = Report(
+    name="focus",
+    title="FOCUS",
+    query=queries.report_focus,
+    columns=(
+        *_amounts("BillingCurrency", "BilledCost"),
+        Column("BillingAccountId", "text"),
+        Column("BillingAccountName"),
+        Column("BillingCurrency"),
+        Column("BillingPeriodEnd", "time"),
+        Column("BillingPeriodStart", "time"),
+        Column("ChargeCategory"),
+        Column("ChargeClass"),
+        Column("ChargeDescription", "text"),
+        Column("ChargeFrequency"),
+        Column("ChargePeriodEnd", "time"),
+        Column("ChargePeriodStart", "time"),
+        Column("ConsumedQuantity", "quantity"),
+        Column("ConsumedUnit"),
+        *_amounts("BillingCurrency", "ContractedCost", "EffectiveCost"),
+        Column("InvoiceId", "text"),
+        Column("InvoiceIssuerName"),
+        *_amounts("BillingCurrency", "ListCost"),
+        Column("PricingCurrency"),
+        *_amounts("PricingCurrency", "PricingCurrencyEffectiveCost"),
+        Column("PricingQuantity", "quantity"),
+        Column("PricingUnit"),
+        Column("ProviderName"),
+        Column("PublisherName"),
+        Column("ServiceCategory"),
+        Column("ServiceName"),
+        Column("ServiceSubcategory"),
+        Column("x_Dimensions", "text"),
+        Column("x_GrantId"),
+        Column("x_Kind"),
+        Column("x_Meter"),
+        Column("x_PurchaseId"),
+        Column("x_RateCard"),
+        Column("x_ReturnedInvoiceId", "text"),
+    ),
+)
+"""Names are of the FinOps Open Cost and Usage Specification 1.2, `x_` ours."""
+
 REPORTS: Final[dict[str, Report]] = {
     report.name: report
     for report in (
@@ -199,6 +242,7 @@ REPORTS: Final[dict[str, Report]] = {
                 ),
             ),
         ),
+        FOCUS,
     )
 }
 

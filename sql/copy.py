@@ -11,9 +11,9 @@ from sql.pool import Connection
 
 Cell = Literal["as it is", "words", "time"]
 _SHOWN: dict[Cell, str] = {
-    "as it is": "{0}",
-    "words": "regexp_replace({0}, E'^([=+@\\\\t\\\\r-])', E'''\\\\1')",
-    "time": 'to_char({0}, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')',
+    "as it is": '"{0}"',
+    "words": "regexp_replace(\"{0}\", E'^([=+@\\\\t\\\\r-])', E'''\\\\1')",
+    "time": 'to_char("{0}", \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')',
 }
 
 
@@ -30,7 +30,7 @@ async def copy_csv(
 
     The transaction's time zone must be UTC if there are times.
     """
-    shown = ", ".join(f"{_SHOWN[cell].format(name)} AS {name}" for name, cell in columns)
+    shown = ", ".join(f'{_SHOWN[cell].format(name)} AS "{name}"' for name, cell in columns)
     await conn.copy_from_query(
         f"SELECT {shown} FROM ({query}) AS r",  # noqa: S608 (both are texts of this package)
         *arguments,

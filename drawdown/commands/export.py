@@ -62,6 +62,7 @@ def export(
     lots              what is left of each lot, by age and expiry
     usage             what was charged, by customer, meter and dimensions
     purchases         what each sale moved: gross, tax, fees, refunds, disputes
+    focus             FOCUS 1.2: what was used, earned, paid and given back, by day
 
     The service may run. A file that could not be finished is removed.
     """
