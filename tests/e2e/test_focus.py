@@ -52,9 +52,22 @@ async def running(database: Database, pool: Pool) -> AsyncGenerator[Running]:
         await made.api.customer('=1+1, "so"')
         await made.api.grant("7", '=1+1, "so"')
         await made.api.consume("2", '=1+1, "so"')
+        await made.api.customer("late")
+        await made.api.grant("7", "late")
+        charge = await made.api.consume("3", "late")
         await let_a_lot_expire(made.api)
+        await pay_late(made.api, charge["id"])
         await made.api.post("/v1/jobs/recognise/run", key=None)
         yield made
+
+
+async def pay_late(api: Api, charge_id: str) -> None:
+    """A charge is undone in a later month; its customer pays for the first time, and goes on."""
+    undone = await api.post(f"/v1/charges/{charge_id}/reverse", {"amount": "1"})
+    assert undone.status in (200, 201), undone
+    cost = {"amount": "10", "currency": "USD"}
+    await api.grant("3", "late", category="paid", cost=cost)
+    await api.consume("2", "late")
 
 
 async def rows(api: Api, report: str = "focus", **query: str) -> list[Row]:
@@ -170,6 +183,12 @@ async def test_who_never_paid_has_no_currency_and_others_from_when_they_paid(
         of_customer[row["BillingAccountId"]].add(row["BillingCurrency"])
     assert of_customer['=1+1, "so"'] == {"XXX"}
     assert of_customer["waster"] == {"USD"}
+    late = [row for row in found if row["BillingAccountId"] == "late"]
+    assert [(row["x_Kind"], row["BillingCurrency"], row["ChargeClass"]) for row in late] == [
+        ("amount", "XXX", None),
+        ("amount", "USD", None),
+        ("reversal", "USD", "Correction"),
+    ]
     text = (await running.api.get("/v1/reports/focus?format=csv")).raw.decode()
     cells = list(csv.DictReader(io.StringIO(text, newline="")))
     assert '\'=1+1, "so"' in {row["BillingAccountId"] for row in cells}
