@@ -60,10 +60,10 @@ def past(books: Books, asset: str, at: datetime) -> Source:
         and not lot.is_upcoming
         and lot.voided_at is None
         and not lot.ended_by(at)
-        and lot.unpinned + lot.expired - lot.lapsed > 0
+        and lot.unpinned + lot.returnable > 0
     ]
     found.sort(key=lambda lot: lot.burn_key)
-    lots = [(lot, lot.unpinned, lot.expired - lot.lapsed) for lot in found]
+    lots = [(lot, lot.unpinned, lot.returnable) for lot in found]
     return Source(lots, sum(unpinned + expired for _, unpinned, expired in lots))
 
 

@@ -55,6 +55,14 @@ class Lot(Struct, eq=False):
         return self.remaining - self.pinned
 
     @property
+    def returnable(self) -> int:
+        """What ran out and late usage may still use. Of a plan's lot that was kept longer nothing:
+        it would be usage of after its first end as well."""
+        if self.is_rollover and self.purchase_no is not None:
+            return 0
+        return self.expired - self.lapsed
+
+    @property
     def kept(self) -> int:
         """What it has left for good: its share of the cost is still deferred."""
         return self.remaining - self.clawback_due

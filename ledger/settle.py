@@ -171,24 +171,27 @@ class _Timeline:
         lot.expired += amount
         self.books.change_lot(lot, reshaped=True)
         finish(self.books, journal)
-        if kept and lot.purchase_no is not None:
-            self.prolong(lot, at)
+        if lot.purchase_no is not None:
+            if kept or 0 < lot.pinned <= self.most(lot, at):
+                self.prolong(lot, at)
         elif kept:
             self.push(at, ROLLOVER, lot.lot_no, lot)
 
     def kept(self, lot: Lot, at: datetime) -> int:
         """What of an ending lot moves on, if its series goes on and it was not kept before."""
+        most = self.most(lot, at)
+        if lot.purchase_no is not None:
+            most = max(0, most - lot.pinned)
+        return min(most, lot.unpinned)
+
+    def most(self, lot: Lot, at: datetime) -> int:
+        """What may be kept of a lot that ends at `at`, if its series, or its plan, goes on."""
         grant = self.books.grants.get(lot.grant_no)
         if grant is None or grant.rollover_max is None or lot.is_rollover:
             return 0
-        if grant.next_start_at != at:
-            return 0
-        if lot.purchase_no is None:
-            return min(grant.rollover_max, lot.unpinned)
-        until = self.books.plan_until
-        if until is not None and until <= at:
-            return 0
-        return max(0, min(grant.rollover_max - lot.pinned, lot.unpinned))
+        until = None if lot.purchase_no is None else self.books.plan_until
+        goes_on = grant.next_start_at == at and (until is None or until > at)
+        return grant.rollover_max if goes_on else 0
 
     def prolong(self, lot: Lot, at: datetime) -> None:
         """Keep what is left of a plan's lot: the same lot, as refunds are of it, with a later end.

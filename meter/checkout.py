@@ -101,6 +101,10 @@ async def stripe_customer(service: Service, customer_no: int) -> str:
         row = await conn.fetchrow(queries.stripe_customer_read, customer_no)
         if row is None:
             raise customer_missing()
+        if row["erased_at"] is not None:
+            raise ProblemError(
+                409, "customer_erased", "This customer was erased: nothing is made at Stripe."
+            )
         if row["stripe_customer_id"] is not None:
             return row["stripe_customer_id"]
         name = customer_call(customer_no, await conn.fetchval(queries.stripe_epoch))

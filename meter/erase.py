@@ -173,6 +173,8 @@ def wordless(answer: Any) -> Any:
     for name, value in answer.items():  # pyright: ignore[reportUnknownVariableType]
         if name in _TEXTS:
             kept[name] = None
+        elif name == "dimensions":  # it was priced by them
+            kept[name] = value
         else:
             kept[name] = {} if name == "metadata" else wordless(value)
     return kept

@@ -42,6 +42,7 @@ STRIPE_ERRORS: Final = (
     "stripe_unavailable",
     "stripe_refused",
     "request_in_progress",
+    "customer_erased",
 )
 
 

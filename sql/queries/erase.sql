@@ -11,6 +11,12 @@ SELECT
         WHERE k.customer_no = $1::bigint AND k.kind = 'customer' AND k.object_id IS NOT NULL
         UNION
         SELECT p.stripe_customer_id WHERE p.stripe_customer_id IS NOT NULL
+        UNION
+        SELECT i.stripe_customer_id FROM report_items AS i WHERE i.customer_no = $1::bigint
+        UNION
+        SELECT s.state::json ->> 'customer_id'
+        FROM subscriptions AS s
+        WHERE s.customer_no = $1::bigint
     ) AS names_at_stripe,
     c.closed_at IS NULL AS is_open,
     0 < (
@@ -65,7 +71,8 @@ WHERE customer_no = $1::bigint;
 
 -- stripe_calls_erase --
 -- What Stripe was sent and told goes, but which objects were made and how an action left its
--- subscription; of refunds the amounts stay. Links to invoices go.
+-- subscription; of refunds the amounts stay. Links to invoices go. What was not made is never sent
+-- again as it was.
 WITH ended AS (
     UPDATE subscriptions SET state = jsonb_set(state::jsonb, '{invoice}', 'null')::text
     WHERE customer_no = $1::bigint
@@ -78,7 +85,9 @@ UPDATE stripe_calls SET
             THEN jsonb_set(answer::jsonb, '{subscription,invoice}', 'null', false)::text
         WHEN answer IS NOT NULL THEN json_build_object('object_id', object_id)::text
     END,
-    error = NULL
+    error = NULL,
+    revision = CASE WHEN object_id IS NULL THEN revision + 1 ELSE revision END,
+    first_sent_at = CASE WHEN object_id IS NULL THEN NULL ELSE first_sent_at END
 WHERE customer_no = $1::bigint;
 
 -- deliveries_page --
@@ -178,7 +187,7 @@ WHERE
 -- Up to $3 corrections of a customer's events that hold data, by id, after the id $2.
 SELECT c.correction_id, c.data, e.type
 FROM corrections AS c
-INNER JOIN
+LEFT JOIN
     events AS e
     ON c.customer_no = e.customer_no AND c.time = e.time AND c.source = e.source AND c.id = e.id
 WHERE c.customer_no = $1::bigint AND c.correction_id > $2::text AND c.data IS NOT NULL

@@ -101,7 +101,7 @@ FROM (
         2 AS place
     FROM customer_directory AS d
     INNER JOIN profiles AS p ON d.customer_no = p.customer_no
-    WHERE d.customer_id = $2::text AND p.stripe_customer_id IS NULL AND p.erased_at IS NULL
+    WHERE d.customer_id = $2::text AND p.stripe_customer_id IS NULL
 ) AS found
 ORDER BY place
 LIMIT 1;
@@ -207,9 +207,9 @@ VALUES ($1::bigint, $2::text, $3::text, service_now_v1())
 ON CONFLICT (customer_no, invoice_id, intent_id) DO NOTHING;
 
 -- subscriptions_behind --
--- Live subscriptions, up to $1, of versions that a later one takes along when their period ends:
--- which one. Not those that end, change or wait to be paid anyway; a move that failed is tried
--- again when it is due, and each is made once in a period.
+-- Live subscriptions, up to $1, or $2 alone, of versions that a later one takes along when their
+-- period ends: which one. Not those that end, change or wait to be paid anyway; a move that failed
+-- is tried again when it is due, and each is made once in a period.
 SELECT
     s.customer_no,
     s.subscription_id,
@@ -236,7 +236,8 @@ LEFT JOIN stripe_calls AS k ON k.name = m.name || '-phases'
 LEFT JOIN stripe_calls AS f ON f.name = m.name || '-schedule'
 WHERE
     s.is_live
-    AND s.status IN ('active', 'past_due')
+    AND s.status = 'active'
+    AND ($2::text IS NULL OR s.subscription_id = $2::text)
     AND s.period_end > service_now_v1()
     AND t.version IS NOT NULL
     AND (

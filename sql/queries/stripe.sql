@@ -248,7 +248,8 @@ LIMIT $3::integer;
 
 -- stripe_customer_read --
 -- Who a customer is at Stripe, and what Stripe would be told of one who is not there.
-SELECT c.customer_id, p.stripe_customer_id, p.name, p.email, p.currency, c.closed_at
+SELECT
+    c.customer_id, p.stripe_customer_id, p.name, p.email, p.currency, c.closed_at, p.erased_at
 FROM profiles AS p
 INNER JOIN customers AS c ON p.customer_no = c.customer_no
 WHERE p.customer_no = $1::bigint;

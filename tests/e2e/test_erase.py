@@ -1,6 +1,7 @@
 """Erasing a customer's personal fields: nothing of them is left, and the books still prove."""
 
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 
 import pytest
 
@@ -10,7 +11,7 @@ from meter.erase import kept_of, wordless
 from sql.pool import Connection, Pool, transaction
 from tests.faults import faulty_pool, no_faults
 from tests.http import fresh_key
-from tests.metering import event, send, usage
+from tests.metering import event, meter, send, usage
 from tests.person import NOTE, PERSON, WORD, live, places_of
 from tests.servers import Database, connected
 from tests.shop import Shop, shop
@@ -133,6 +134,62 @@ async def test_change_of_a_subscription_that_has_ended_is_still_told(
     assert await places_of(owner, sale.standin.url) | links == set()
 
 
+@pytest.mark.parametrize("what", ["dispute", "ours", "dashboard"])
+async def test_money_of_a_plan_that_goes_back_later_is_still_booked(sale: Shop, what: str) -> None:
+    await sale.plan()
+    await sale.subscribe()
+    await sale.act("cancel", when="now")
+    [one] = (await sale.api.get("/v1/purchases?customer_id=acme")).body["data"]
+    intent = (await sale.state("payment_intent"))[0]["id"]
+    await sale.api.post("/v1/customers/acme/close", {})
+    assert (await sale.api.post("/v1/customers/acme/erase", {}, key=None)).status == 200
+
+    if what == "dispute":
+        await sale.control("disputes", payment_intent=intent)
+    elif what == "dashboard":
+        await sale.control("refunds", payment_intent=intent, amount=500)
+    else:
+        await sale.refund(one)
+        await sale.job("stripe_outbox")
+    await sale.apply()
+
+    now = await sale.purchase(one)
+    expected = {"dispute": ("0", "20"), "ours": ("20", "0"), "dashboard": ("5", "0")}
+    assert (now["refunded"], now["disputed"]) == expected[what]
+    assert (await sale.api.get("/v1/customers/acme")).body["stripe_customer_id"] is None
+
+
+async def test_nothing_is_made_at_stripe_for_one_who_was_erased(sale: Shop) -> None:
+    await sale.api.post("/v1/customers/acme/close", {})
+    await sale.api.post("/v1/customers/acme/erase", {}, key=None)
+    body = {"customer_id": "acme", "return_url": "https://app.example/back"}
+
+    refused = await sale.api.post("/v1/portal", body)
+
+    assert (refused.status, refused.body["code"]) == (409, "customer_erased")
+    assert await sale.state("customer") == []
+
+
+async def test_correction_of_a_month_that_was_dropped_is_erased(
+    pool: Pool, owner: Connection
+) -> None:
+    async with shop(pool, has_one_clock=True) as sale:
+        await meter(sale.api, "calls")
+        sent = event("e1", time="2030-01-01T12:00:00Z", data={"who": WORD})
+        await send(sale.api, sent)
+        change = {"customer_id": "acme", "source": "app", "correction_id": "c1", "id": "e1"}
+        change |= {"action": "replace"}
+        await sale.api.post("/v1/events/correct", {**change, "data": {"who": WORD}}, key=None)
+        await sale.sleep(timedelta(days=450))
+        await sale.job("rate_usage")
+        await sale.job("event_partitions")
+        await sale.api.post("/v1/customers/acme/close", {})
+
+        assert (await sale.api.post("/v1/customers/acme/erase", {}, key=None)).status == 200
+
+        assert await places_of(owner, WORD) == set()
+
+
 async def test_neighbours_keep_what_is_theirs(sale: Shop, owner: Connection) -> None:
     await sale.api.customer("other", **PERSON)
     await sale.api.grant("5", "other", reason=WORD)
@@ -179,12 +236,14 @@ async def test_cut_off_anywhere_it_goes_on_when_asked_again(
 def test_answers_lose_words_and_keep_numbers() -> None:
     hold = {"id": "hld_1", "amount": "5", "reference": "x", "metadata": {"a": 1}}
     answer = {**hold, "charge": {"amount": "4", "reason": "y", "lots": [{"metadata": {"b": 2}}]}}
+    answer["dimensions"] = {"reason": "chat"}
 
     assert wordless(answer) == {
         "id": "hld_1",
         "amount": "5",
         "reference": None,
         "metadata": {},
+        "dimensions": {"reason": "chat"},
         "charge": {"amount": "4", "reason": None, "lots": [{"metadata": {}}]},
     }
 

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from jobs import move_plans
+from meter import plans
+from meter.stripe_port import StripeFault
+from meter.sub_actions import Doing
 from sql.pool import Pool
 from tests.shop import Shop, shop
 
@@ -68,6 +72,46 @@ async def test_what_a_hold_has_pinned_counts_first(sale: Shop) -> None:
     voided = await sale.api.post(f"/v1/holds/{hold['id']}/void", {})
 
     assert voided.body["balance"]["available"] == "3500"
+
+
+@pytest.mark.parametrize(
+    ("used", "held", "available"),
+    [
+        ("0", "499", "3500"),
+        ("2000", "500", "3500"),
+        ("1000", "600", "3000"),
+        ("2700", "300", "3000"),
+    ],
+)
+async def test_held_credit_stays_within_the_limit_unless_all_is_held(
+    sale: Shop, used: str, held: str, available: str
+) -> None:
+    await sale.plan(**KEEPS)
+    await sale.subscribe()
+    if used != "0":
+        await sale.api.consume(used)
+    await sale.walk(ENDS - timedelta(hours=1))
+    hold = await sale.api.reserve(held, expires_in=86_400)
+    await to_next_period(sale)
+
+    voided = await sale.api.post(f"/v1/holds/{hold['id']}/void", {})
+
+    assert voided.body["balance"]["available"] == available
+
+
+async def test_late_usage_never_takes_what_ran_out_at_the_end(sale: Shop) -> None:
+    await sale.plan(**KEEPS)
+    await sale.subscribe()
+    await sale.api.consume("1000")
+    await to_next_period(sale)
+    await sale.walk(datetime(2030, 2, 10, tzinfo=UTC))
+    body = {"customer_id": "acme", "amount": "4500", "effective_at": "2030-02-05T00:00:00Z"}
+
+    refused = await sale.api.post("/v1/consume", body)
+    taken = await sale.api.post("/v1/consume", {**body, "amount": "3500"})
+
+    assert (refused.status, refused.body["available"]) == (402, "3500")
+    assert taken.status == 201, taken
 
 
 @pytest.mark.parametrize(("resumes", "kept"), [(False, []), (True, ["3000", "500"])])
@@ -210,6 +254,41 @@ async def test_fault_on_the_way_moves_once(sale: Shop, kind: str, step: str) -> 
     assert len(await sale.state("subscription_schedule")) == 1
     await to_next_period(sale)
     assert (await subscription(sale))["version"] == 2
+
+
+async def test_change_that_a_customer_makes_meanwhile_wins(
+    sale: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sale.plan()
+    await sale.plan("basic", price={"amount": "5.00", "currency": "USD"}, credits="10")
+    await sale.subscribe()
+    await dearer(sale)
+    move = move_plans._move  # pyright: ignore[reportPrivateUsage]
+
+    async def slowly(doing: Doing, subscription_id: str, version: int) -> bool:
+        await sale.act("change", plan="basic", when="period_end")
+        return await move(doing, subscription_id, version)
+
+    monkeypatch.setattr(move_plans, "_move", slowly)
+    assert (await sale.job("move_plans"))["moved"] == 0
+    await to_next_period(sale)
+    assert (await subscription(sale))["plan"] == "basic"
+
+
+async def test_what_can_not_be_priced_is_parked_and_stops_nobody(
+    sale: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sale.plan()
+    await sale.subscribe()
+    await dearer(sale)
+
+    async def refuse(*_: object) -> list[str]:
+        raise StripeFault("refused", "The meter does something else.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plans, "item_prices_at_stripe", refuse)
+        assert await sale.job("move_plans") == {"moved": 0, "failed": 0, "parked": 1}
+    assert await sale.job("move_plans") == {"moved": 0, "failed": 0, "parked": 0}
 
 
 async def test_who_leaves_or_changes_anyway_is_left_alone(sale: Shop) -> None:
