@@ -149,8 +149,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "pinned credit rolls over too",
-        "min(grant.rollover_max, lot.unpinned)",
-        "min(grant.rollover_max, lot.remaining)",
+        "min(most, lot.unpinned)",
+        "min(most, lot.remaining)",
         (*scenario("23"), INVARIANTS),
     ),
     Mutant(
